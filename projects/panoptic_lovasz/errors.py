@@ -4,8 +4,8 @@ __all__ = ["ConfigError", "DatasetError"]
 
 
 class ConfigError(ValueError):
-    """A configuration that contradicts itself or the data; the message names the key and the values."""
+    """A configuration that contradicts itself or the data; the message names key and values."""
 
 
 class DatasetError(ValueError):
-    """Data that cannot be used as it is; the message names the file, the field and what was expected."""
+    """Data that cannot be used as it is; the message names file, field and what was expected."""
