@@ -2,14 +2,88 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode as CN
+import os
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["add_panoptic_lovasz_config"]
+import yaml
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+from .errors import ConfigError
+
+__all__ = ["add_panoptic_lovasz_config", "load_config"]
+
+
+def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
+    """Load a YAML config, register the data sets that it names and take class counts from them.
+
+    Args:
+        config_file: path of the config; it may inherit with ``_BASE_``.
+        opts: KEY, VALUE, KEY, VALUE ... that come after the file, as on the command line.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        ConfigError: for a missing file, an unknown key, a value of a wrong type, or class counts
+            that contradict the data.
+        DatasetError: if a data set is needed to know the class counts and is not there.
+    """
+    from .data.register import register_from_config, set_class_counts
+
+    cfg = get_cfg()
+    add_panoptic_lovasz_config(cfg)
+    config_file, opts = os.fspath(config_file), list(opts)
+    try:
+        written = CN.load_yaml_with_base(config_file, allow_unsafe=False)
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (OSError, AssertionError, KeyError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ConfigError(f"config {config_file}: {_message(error)}") from error
+    try:
+        cfg.merge_from_list(opts)
+    except (AssertionError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"options {opts}: {_message(error)}") from error
+    register_from_config(cfg)
+    set_class_counts(cfg, given={*_flat_keys(written), *opts[::2]})
+    return cfg
+
+
+def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return keys
+
+
+def _message(error: Exception) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
 
 
 def add_panoptic_lovasz_config(cfg: CN) -> None:
     """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
+    _add_data_config(cfg)
     _add_loss_config(cfg)
+
+
+def _add_data_config(cfg: CN) -> None:
+    # Data sets in the COCO panoptic format to register, each {name, json, images, panoptic}; paths
+    # are relative to $DETECTRON2_DATASETS (./datasets). With `splits`, a list of names, the entry
+    # stands for one data set per split, whose name takes the place of "{split}" in every field.
+    cfg.DATASETS.PANOPTIC = []
+    # With INPUT.CROP.ENABLED: try to find a crop of which no semantic class covers more than this
+    # fraction; 1.0 takes any.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Random brightness, contrast, saturation and hue, as in SSD.
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Large-scale jitter: instead of the resize by MIN_SIZE_TRAIN, scale the image to fit a square
+    # of IMAGE_SIZE pixels times a factor drawn from MIN_SCALE..MAX_SCALE, then crop or pad it to
+    # that square.
+    cfg.INPUT.LSJ = CN()
+    cfg.INPUT.LSJ.ENABLED = False
+    cfg.INPUT.LSJ.IMAGE_SIZE = 1024
+    cfg.INPUT.LSJ.MIN_SCALE = 0.1
+    cfg.INPUT.LSJ.MAX_SCALE = 2.0
 
 
 def _add_loss_config(cfg: CN) -> None:
@@ -24,9 +98,9 @@ def _add_loss_config(cfg: CN) -> None:
     loss.LOVASZ_START_ITER = 0
     # ... and the number of iterations over which its weight then grows linearly from 0.
     loss.LOVASZ_RAMP_ITERS = 0
-    # Classes that the Lovász term averages over: "present" (in the ground truth), "all",
-    # or a list of class ids.
-    loss.CLASSES = "present"
+    # Classes that the Lovász term averages over: "present" (in the ground truth), "all", or a list
+    # of class ids. None means "present"; a default of that type would not let a list replace it.
+    loss.CLASSES = None
     # Average the Lovász term over images instead of taking the batch as one image.
     loss.PER_IMAGE = False
     # "binned": linear time, within 1/NUM_BINS of the definition; "exact": sorts every class.

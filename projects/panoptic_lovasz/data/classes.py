@@ -1,0 +1,249 @@
+"""The classes of a panoptic data set, numbered as Panoptic FPN needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from detectron2.data import Metadata
+from detectron2.utils.colormap import colormap
+
+from ..errors import DatasetError
+
+__all__ = ["IGNORE_LABEL", "THINGS_CLASS", "PanopticClasses"]
+
+IGNORE_LABEL = 255  # semantic label of void and crowd pixels
+THINGS_CLASS = "things"  # name of semantic class 0, all things collapsed into one
+_THINGS_COLOR = (82, 18, 128)  # Detectron2's own choice
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class PanopticClasses:
+    """Things are 0..T-1 for the instance head, stuff is 1..S for the semantic head.
+
+    Semantic class 0 is "things", all thing classes collapsed into one; void and crowd pixels have
+    the label ``IGNORE_LABEL`` (255). This is the convention of Detectron2's Panoptic FPN
+    (``coco_2017_train_panoptic_separated``), so its checkpoints keep their meaning.
+
+    Attributes:
+        thing_classes, thing_colors: name and RGB color of things 0..T-1.
+        thing_dataset_ids: their category ids in the data set's files.
+        stuff_classes, stuff_colors: name and RGB color of semantic classes 0..S; the first name is
+            "things".
+        stuff_dataset_ids: category ids of stuff 1..S in the data set's files (S entries).
+        thing_segment_ids, stuff_segment_ids: the ``category_id`` by which Detectron2's dataset
+            dicts name things 0..T-1 and stuff 1..S. 0..T-1 and 1..S too, except for registrations
+            that number all classes in one range ("unified", such as Detectron2's own
+            ``cityscapes_fine_panoptic_train``).
+    """
+
+    thing_classes: tuple[str, ...]
+    thing_colors: tuple[Color, ...]
+    thing_dataset_ids: tuple[int, ...]
+    stuff_classes: tuple[str, ...]
+    stuff_colors: tuple[Color, ...]
+    stuff_dataset_ids: tuple[int, ...]
+    thing_segment_ids: tuple[int, ...]
+    stuff_segment_ids: tuple[int, ...]
+
+    @classmethod
+    def from_categories(cls, categories: Any, source: str = "categories") -> PanopticClasses:
+        """Number the ``categories`` of a COCO panoptic JSON, both kinds ordered by category id.
+
+        Args:
+            categories: list of dicts with "id", "name", "isthing" and optionally "color" (RGB).
+            source: the file that they come from, for messages.
+
+        Raises:
+            DatasetError: if a field is missing, of another type, or an id or name is taken twice.
+        """
+        categories = sorted(_check_categories(categories, source), key=lambda c: c["id"])
+        colors = _colors(categories)
+        things = [c for c in categories if c["isthing"]]
+        stuff = [c for c in categories if not c["isthing"]]
+        return cls(
+            thing_classes=tuple(c["name"] for c in things),
+            thing_colors=tuple(colors[c["id"]] for c in things),
+            thing_dataset_ids=tuple(c["id"] for c in things),
+            stuff_classes=(THINGS_CLASS, *(c["name"] for c in stuff)),
+            stuff_colors=(_THINGS_COLOR, *(colors[c["id"]] for c in stuff)),
+            stuff_dataset_ids=tuple(c["id"] for c in stuff),
+            thing_segment_ids=tuple(range(len(things))),
+            stuff_segment_ids=tuple(range(1, len(stuff) + 1)),
+        )
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> PanopticClasses:
+        """Take over the classes of a registered data set, Detectron2's built-in ones included.
+
+        Raises:
+            DatasetError: if the metadata has no classes, for instance because the data set's JSON
+                was not there when it was registered.
+        """
+        try:
+            thing_map = metadata.thing_dataset_id_to_contiguous_id
+            stuff_map = metadata.stuff_dataset_id_to_contiguous_id
+            thing_names, stuff_names = metadata.thing_classes, metadata.stuff_classes
+        except AttributeError:
+            raise DatasetError(
+                f"data set '{metadata.get('name')}' has no panoptic classes: its metadata needs "
+                "thing_classes, stuff_classes, thing_dataset_id_to_contiguous_id and "
+                "stuff_dataset_id_to_contiguous_id"
+                + _missing_json_hint(metadata.get("panoptic_json"))
+            ) from None
+        things = sorted((index, dataset_id) for dataset_id, index in thing_map.items())
+        stuff = sorted((index, dataset_id) for dataset_id, index in stuff_map.items())
+        if len(stuff_names) and stuff_names[0] == THINGS_CLASS:
+            stuff = [(index, dataset_id) for index, dataset_id in stuff if index != 0]
+        elif {index for index, _ in things} & {index for index, _ in stuff}:
+            raise DatasetError(
+                f"data set '{metadata.get('name')}': its things and stuff share contiguous ids "
+                f"although the first of stuff_classes is '{stuff_names[0]}', not '{THINGS_CLASS}'"
+            )
+        thing_colors = metadata.get("thing_colors") or _palette(len(thing_names))
+        stuff_colors = metadata.get("stuff_colors") or _palette(len(stuff_names))
+        return cls(
+            thing_classes=tuple(thing_names[i] for i, _ in things),
+            thing_colors=tuple(tuple(thing_colors[i]) for i, _ in things),
+            thing_dataset_ids=tuple(dataset_id for _, dataset_id in things),
+            stuff_classes=(THINGS_CLASS, *(stuff_names[i] for i, _ in stuff)),
+            stuff_colors=(_THINGS_COLOR, *(tuple(stuff_colors[i]) for i, _ in stuff)),
+            stuff_dataset_ids=tuple(dataset_id for _, dataset_id in stuff),
+            thing_segment_ids=tuple(i for i, _ in things),
+            stuff_segment_ids=tuple(i for i, _ in stuff),
+        )
+
+    @property
+    def num_things(self) -> int:
+        """T, the value of MODEL.ROI_HEADS.NUM_CLASSES."""
+        return len(self.thing_classes)
+
+    @property
+    def num_semantic(self) -> int:
+        """1 + S, the value of MODEL.SEM_SEG_HEAD.NUM_CLASSES."""
+        return len(self.stuff_classes)
+
+    @cached_property
+    def from_dataset_id(self) -> dict[int, tuple[bool, int]]:
+        """Category id in the data set's files -> (isthing, class id)."""
+        return {
+            **{c: (True, i) for i, c in enumerate(self.thing_dataset_ids)},
+            **{c: (False, i) for i, c in enumerate(self.stuff_dataset_ids, start=1)},
+        }
+
+    def dataset_id(self, isthing: bool, class_id: int) -> int:
+        """Category id, in the data set's files, of thing 0..T-1 or stuff 1..S."""
+        return self.thing_dataset_ids[class_id] if isthing else self.stuff_dataset_ids[class_id - 1]
+
+    def class_name(self, isthing: bool, class_id: int) -> str:
+        """Name of thing 0..T-1 or stuff 1..S."""
+        return self.thing_classes[class_id] if isthing else self.stuff_classes[class_id]
+
+    def segment_class(self, segment: Mapping[str, Any]) -> tuple[bool, int]:
+        """Return (isthing, class id) of an entry of a dataset dict's ``segments_info``.
+
+        Raises:
+            DatasetError: if its category_id is not one of this data set.
+        """
+        category_id = segment["category_id"]
+        isthing = segment.get("isthing")
+        if isthing is None:  # Detectron2's Cityscapes dicts: one range of ids for both kinds
+            isthing = category_id in self._thing_index
+        index = (self._thing_index if isthing else self._stuff_index).get(category_id)
+        if index is None:
+            kind = "thing" if isthing else "stuff"
+            allowed = self.thing_segment_ids if isthing else self.stuff_segment_ids
+            raise DatasetError(
+                f"segment {segment.get('id')}: {kind} category_id {category_id} is not one of "
+                f"{list(allowed)}"
+            )
+        return bool(isthing), index
+
+    def metadata(self) -> dict[str, Any]:
+        """The fields that Detectron2's Metadata has for a "separated" panoptic data set."""
+        # As in Detectron2, semantic class 0 ("things") needs a category id that no class has.
+        things_id = 0 if 0 not in self.from_dataset_id else -1
+        stuff_ids = {c: i for i, c in enumerate(self.stuff_dataset_ids, start=1)}
+        return {
+            "thing_classes": list(self.thing_classes),
+            "thing_colors": [list(c) for c in self.thing_colors],
+            "thing_dataset_id_to_contiguous_id": {
+                c: i for i, c in enumerate(self.thing_dataset_ids)
+            },
+            "stuff_classes": list(self.stuff_classes),
+            "stuff_colors": [list(c) for c in self.stuff_colors],
+            "stuff_dataset_id_to_contiguous_id": {**stuff_ids, things_id: 0},
+            "ignore_label": IGNORE_LABEL,
+        }
+
+    @cached_property
+    def _thing_index(self) -> dict[int, int]:
+        return {c: i for i, c in enumerate(self.thing_segment_ids)}
+
+    @cached_property
+    def _stuff_index(self) -> dict[int, int]:
+        return {c: i for i, c in enumerate(self.stuff_segment_ids, start=1)}
+
+
+def _missing_json_hint(panoptic_json: str | None) -> str:
+    return f"; they are read from {panoptic_json}" if panoptic_json else ""
+
+
+def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
+    if not isinstance(categories, list) or not categories:
+        raise DatasetError(f"{source}: 'categories' must be a list with at least one category")
+    ids: set[int] = set()
+    names: set[tuple[bool, str]] = set()
+    for n, category in enumerate(categories):
+        where = f"{source}: categories[{n}]"
+        if not isinstance(category, dict):
+            raise DatasetError(f"{where} is {category!r}, expected an object")
+        for field in ("id", "name", "isthing"):
+            if field not in category:
+                raise DatasetError(f"{where} has no '{field}': {category}")
+        category_id, name, isthing = category["id"], category["name"], category["isthing"]
+        if type(category_id) is not int or category_id < 0:
+            raise DatasetError(f"{where}: id is {category_id!r}, expected an integer >= 0")
+        if not isinstance(name, str) or not name:
+            raise DatasetError(f"{where}: name is {name!r}, expected a non-empty string")
+        if isthing not in (0, 1):
+            raise DatasetError(f"{where}: isthing is {isthing!r}, expected 0 (stuff) or 1 (thing)")
+        if category_id in ids:
+            raise DatasetError(f"{where}: id {category_id} is taken by an earlier category")
+        if (bool(isthing), name) in names:
+            raise DatasetError(f"{where}: name '{name}' is taken by an earlier category")
+        if not isthing and name == THINGS_CLASS:
+            raise DatasetError(
+                f"{where}: stuff cannot be named '{THINGS_CLASS}', the name of semantic class 0"
+            )
+        if "color" in category and not _is_color(category["color"]):
+            raise DatasetError(
+                f"{where}: color is {category['color']!r}, expected three integers in 0..255"
+            )
+        ids.add(category_id)
+        names.add((bool(isthing), name))
+    return categories
+
+
+def _is_color(color: Any) -> bool:
+    return (
+        isinstance(color, (list, tuple))
+        and len(color) == 3
+        and all(type(v) is int and 0 <= v <= 255 for v in color)
+    )
+
+
+def _palette(size: int) -> list[Color]:
+    colors = colormap(rgb=True, maximum=255).astype(int).tolist()
+    return [tuple(colors[i % len(colors)]) for i in range(size)]
+
+
+def _colors(categories: Sequence[dict[str, Any]]) -> dict[int, Color]:
+    palette = _palette(len(categories))
+    return {
+        c["id"]: tuple(c.get("color", spare)) for c, spare in zip(categories, palette, strict=True)
+    }

@@ -1,0 +1,134 @@
+"""Segment id maps: their PNG form (id = R + 256 G + 256^2 B) and what is derived from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from ..errors import DatasetError
+
+__all__ = [
+    "MAX_SEGMENT_ID",
+    "VOID",
+    "Runs",
+    "Segments",
+    "find_segments",
+    "id_to_rgb",
+    "label_runs",
+    "read_panoptic_png",
+    "rgb_to_id",
+    "write_atomically",
+    "write_panoptic_png",
+]
+
+VOID = 0  # the id of pixels that belong to no segment
+MAX_SEGMENT_ID = 256**3 - 1
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Decode a uint8 (..., 3) RGB array into int32 (...) segment ids R + 256 G + 256^2 B."""
+    rgbx = np.zeros((*rgb.shape[:-1], 4), np.uint8)
+    rgbx[..., :3] = rgb
+    return rgbx.view("<i4")[..., 0]
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Encode integer (...) segment ids in 0..256^3-1 as a uint8 (..., 3) RGB array."""
+    if ids.size and not (ids.min() >= 0 and ids.max() <= MAX_SEGMENT_ID):
+        raise DatasetError(f"segment ids must be in 0..{MAX_SEGMENT_ID} to fit into an RGB PNG")
+    rgbx = np.ascontiguousarray(ids, dtype="<i4")[..., None].view(np.uint8)
+    return np.ascontiguousarray(rgbx[..., :3])
+
+
+def read_panoptic_png(file_name: str | os.PathLike) -> np.ndarray:
+    """Read an id PNG into an int32 (H, W) array of segment ids; 0 is void.
+
+    Raises:
+        DatasetError: if the file is missing, cannot be read, or does not hold 8-bit colors.
+    """
+    file_name = os.fspath(file_name)
+    try:
+        with PathManager.open(file_name, "rb") as f, Image.open(f) as image:
+            mode = image.mode
+            # Pillow reads 16 bits per channel as 8 and would silently turn all ids into others.
+            deep = any(";16" in str(tile) for tile in image.tile)
+            # RGBX: four bytes per pixel, so the ids are a view of the pixels.
+            pixels = np.asarray(image.convert("RGBX")) if mode in ("RGB", "RGBA", "P") else None
+    except FileNotFoundError:
+        raise DatasetError(f"panoptic PNG {file_name} does not exist") from None
+    except Exception as error:  # Pillow raises errors of many types for a damaged file
+        raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
+    if pixels is None or deep:
+        found = f"{mode} with 16 bits per channel" if deep else mode
+        raise DatasetError(
+            f"panoptic PNG {file_name} has the mode {found}, expected 8-bit RGB, where each "
+            "pixel's color is its segment id, R + 256 G + 256^2 B"
+        )
+    return pixels.view("<i4")[..., 0] & MAX_SEGMENT_ID
+
+
+def write_panoptic_png(file_name: str | os.PathLike, ids: np.ndarray) -> None:
+    """Write integer (H, W) segment ids as an id PNG, atomically."""
+    image = Image.fromarray(id_to_rgb(ids))
+    write_atomically(file_name, lambda f: image.save(f, format="PNG"))
+
+
+def write_atomically(file_name: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Call ``write(file)`` on a temporary file that then takes the place of ``file_name``."""
+    file_name = Path(file_name)
+    temporary = file_name.with_name(f".{file_name.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            write(f)
+        os.replace(temporary, file_name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class Runs(NamedTuple):
+    """Horizontal runs of equal values in an (H, W) map, in raster order; none spans two rows."""
+
+    values: np.ndarray  # (R,) value of each run
+    starts: np.ndarray  # (R,) index of its first pixel in the flattened map
+    lengths: np.ndarray  # (R,) in pixels
+
+
+def label_runs(label_map: np.ndarray) -> Runs:
+    """Cut a non-empty (H, W) map into horizontal runs: some thousands stand for all its pixels."""
+    flat = label_map.ravel()
+    is_start = np.empty(flat.size, dtype=bool)
+    np.not_equal(flat[1:], flat[:-1], out=is_start[1:])
+    is_start[:: label_map.shape[1]] = True
+    starts = np.flatnonzero(is_start)
+    return Runs(flat[starts], starts, np.diff(starts, append=flat.size))
+
+
+class Segments(NamedTuple):
+    """The distinct values of a label map, in increasing order, with their areas and boxes."""
+
+    ids: np.ndarray  # (N,) of the map's dtype
+    areas: np.ndarray  # (N,) int64, pixels
+    boxes: np.ndarray  # (N, 4) int64, x, y, width, height in pixels
+
+
+def find_segments(label_map: np.ndarray) -> Segments:
+    """List the distinct values of a non-empty integer (H, W) map with their areas and boxes."""
+    width = label_map.shape[1]
+    runs = label_runs(label_map)
+    ids, index = np.unique(runs.values, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    first = np.searchsorted(index[order], np.arange(len(ids)))  # a segment's first run in `order`
+    lengths = runs.lengths[order]
+    y, x = np.divmod(runs.starts[order], width)
+    x0, y0 = np.minimum.reduceat(x, first), np.minimum.reduceat(y, first)
+    x1, y1 = np.maximum.reduceat(x + lengths, first), np.maximum.reduceat(y, first) + 1
+    return Segments(
+        ids, np.add.reduceat(lengths, first), np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
+    )

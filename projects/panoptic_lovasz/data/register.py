@@ -1,0 +1,265 @@
+"""Register data sets in the COCO panoptic format, from Python or from ``cfg.DATASETS.PANOPTIC``."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from ..errors import ConfigError, DatasetError
+from .classes import PanopticClasses
+from .coco_panoptic import load_coco_panoptic_json, read_coco_panoptic_json
+
+__all__ = [
+    "get_panoptic_classes",
+    "get_panoptic_dataset_dicts",
+    "register_coco_panoptic",
+    "register_from_config",
+    "set_class_counts",
+]
+
+logger = logging.getLogger(__name__)
+
+EVALUATOR_TYPE = "panoptic_lovasz"
+_ENTRY_FIELDS = ("name", "json", "images", "panoptic")
+_COUNT_KEYS = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": "thing classes",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "semantic classes (stuff, and all things as one)",
+}
+
+
+def register_coco_panoptic(
+    name: str, json: str | os.PathLike, images: str | os.PathLike, panoptic: str | os.PathLike
+) -> None:
+    """Register a data set in the COCO panoptic format under ``name``; again with the same is fine.
+
+    If the JSON is not there, the name is registered all the same, without classes, so that a
+    model can be built and used where the data is not; loading the data set then raises.
+
+    Args:
+        name: the name for DATASETS.TRAIN and DATASETS.TEST.
+        json: the panoptic JSON.
+        images: folder of the images.
+        panoptic: folder of the id PNGs.
+            Relative paths start at $DETECTRON2_DATASETS, by default ./datasets, as those of
+            Detectron2's built-in data sets do.
+
+    Raises:
+        ConfigError: if the name is taken by another data set.
+        DatasetError: if the JSON is not one.
+    """
+    paths = {
+        "panoptic_json": _locate(json),
+        "image_root": _locate(images),
+        "panoptic_root": _locate(panoptic),
+    }
+    if name in DatasetCatalog.list():
+        metadata = MetadataCatalog.get(name)
+        registered = {field: metadata.get(field) for field in paths}
+        if registered != paths:
+            raise ConfigError(
+                f"the data set name '{name}' is taken: it is registered with {registered}, "
+                f"not {paths}; choose another name"
+            )
+        if metadata.get("thing_classes") is not None:
+            return
+        DatasetCatalog.remove(name)  # its JSON may have come since
+        MetadataCatalog.remove(name)
+    classes = _classes_of(paths["panoptic_json"])
+    DatasetCatalog.register(name, functools.partial(_load, name, **paths))
+    MetadataCatalog.get(name).set(
+        **paths,
+        evaluator_type=EVALUATOR_TYPE,
+        **(classes.metadata() if classes else {}),
+    )
+
+
+def register_from_config(cfg: CfgNode) -> None:
+    """Register every entry of ``cfg.DATASETS.PANOPTIC``; entries already registered stay.
+
+    Raises:
+        ConfigError: if an entry lacks a field, has an unknown one, or its name is taken.
+    """
+    for n, entry in enumerate(cfg.DATASETS.PANOPTIC):
+        where = f"DATASETS.PANOPTIC[{n}]"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{where} is {entry!r}, expected the fields {_ENTRY_FIELDS}")
+        for split in _splits(entry, where):
+            register_coco_panoptic(**split)
+
+
+def get_panoptic_classes(names: Sequence[str]) -> PanopticClasses:
+    """Return the classes that all the named registered data sets share.
+
+    Raises:
+        DatasetError: if a data set is not registered or has no classes.
+        ConfigError: if two of them differ in their classes.
+    """
+    classes = []
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+        classes.append(PanopticClasses.from_metadata(MetadataCatalog.get(name)))
+    for name, other in zip(names[1:], classes[1:], strict=True):
+        for field in ("thing_classes", "stuff_classes"):
+            if getattr(other, field) != getattr(classes[0], field):
+                raise ConfigError(
+                    f"the data sets '{names[0]}' and '{name}' differ in {field}: "
+                    f"{list(getattr(classes[0], field))} and {list(getattr(other, field))}"
+                )
+    return classes[0]
+
+
+def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None:
+    """Set MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES from the data sets.
+
+    A count that was given must equal the data's. Data sets that are not panoptic, or whose classes
+    are unknown while both counts are given, leave the config as it is.
+
+    Args:
+        cfg: config whose DATASETS.TRAIN and DATASETS.TEST are registered; changed in place.
+        given: the keys that the user set; by default those that differ from Detectron2's defaults.
+
+    Raises:
+        ConfigError: if a given count contradicts the data; the message has both numbers.
+        DatasetError: if a data set of DATASETS.PANOPTIC is not there to tell its classes.
+    """
+    if given is None:
+        defaults = get_cfg()
+        given = [key for key in _COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("thing_classes") is None or metadata.get("stuff_classes") is None:
+            missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
+            if missing_json and not set(_COUNT_KEYS) <= set(given):
+                raise DatasetError(
+                    f"{_missing_json(name, metadata.panoptic_json)}. To use a model without the "
+                    f"data, set {' and '.join(_COUNT_KEYS)}, or take the config that training "
+                    "wrote into its OUTPUT_DIR"
+                )
+            continue
+        classes = PanopticClasses.from_metadata(metadata)
+        if not classes.num_things:
+            raise DatasetError(
+                f"data set '{name}' has no thing category; a panoptic model needs at least one"
+            )
+        counts = (classes.num_things, classes.num_semantic)
+        for (key, what), count in zip(_COUNT_KEYS.items(), counts, strict=True):
+            if key in given and _get(cfg, key) != count:
+                raise ConfigError(
+                    f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
+                    "remove the key to take the number from the data"
+                )
+            _set(cfg, key, count)
+        given = list(_COUNT_KEYS)  # the next data set must agree with this one
+
+
+def get_panoptic_dataset_dicts(
+    names: str | Sequence[str], filter_empty: bool = False
+) -> list[dict[str, Any]]:
+    """Load and join the dataset dicts of registered panoptic data sets.
+
+    Args:
+        names: a name or several, such as cfg.DATASETS.TRAIN.
+        filter_empty: leave out the images without a thing that is no crowd
+            (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
+
+    Raises:
+        DatasetError: if a data set is not registered, cannot be loaded, or no image is left.
+        ConfigError: if two of them differ in their classes.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise ConfigError("no data set is named: DATASETS.TRAIN is empty")
+    dicts = []
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+        dicts += DatasetCatalog.get(name)
+    classes = get_panoptic_classes(names)
+    if filter_empty:
+        kept = [d for d in dicts if _has_instance(d, classes)]
+        logger.info(f"Left out {len(dicts) - len(kept)} of {len(dicts)} images without a thing.")
+        dicts = kept
+    if not dicts:
+        raise DatasetError(f"no image is left in {', '.join(names)}")
+    return dicts
+
+
+def _has_instance(dataset_dict: dict[str, Any], classes: PanopticClasses) -> bool:
+    return any(
+        not segment.get("iscrowd", 0) and classes.segment_class(segment)[0]
+        for segment in dataset_dict["segments_info"]
+    )
+
+
+def _load(name: str, panoptic_json: str, image_root: str, panoptic_root: str) -> list[dict]:
+    if not PathManager.isfile(panoptic_json):
+        raise DatasetError(_missing_json(name, panoptic_json))
+    return load_coco_panoptic_json(panoptic_json, image_root, panoptic_root)
+
+
+def _missing_json(name: str, panoptic_json: str) -> str:
+    return (
+        f"data set '{name}': the panoptic JSON {os.path.abspath(panoptic_json)} does not exist "
+        f"(relative paths start at $DETECTRON2_DATASETS, here {os.path.abspath(_datasets_root())})"
+    )
+
+
+def _datasets_root() -> str:
+    return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
+
+
+def _locate(path: str | os.PathLike) -> str:
+    path = os.path.expanduser(os.fspath(path))
+    return path if "://" in path else os.path.join(_datasets_root(), path)
+
+
+def _classes_of(json_file: str) -> PanopticClasses | None:
+    """Classes of a JSON, None if it is not there."""
+    if not PathManager.isfile(json_file):
+        return None
+    content = read_coco_panoptic_json(json_file)
+    return PanopticClasses.from_categories(content["categories"], json_file)
+
+
+def _splits(entry: dict[str, Any], where: str) -> list[dict[str, str]]:
+    """Fields of an entry; with "splits" one set per split, put in the place of {split}."""
+    fields = {k: v for k, v in entry.items() if k != "splits"}
+    unknown, missing = fields.keys() - set(_ENTRY_FIELDS), set(_ENTRY_FIELDS) - fields.keys()
+    if unknown or missing:
+        raise ConfigError(
+            f"{where} has the fields {sorted(entry)}, expected {_ENTRY_FIELDS} and optionally "
+            f"'splits'"
+        )
+    for field, value in fields.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where}: {field} is {value!r}, expected a non-empty string")
+    if "splits" not in entry:
+        return [fields]
+    splits = entry["splits"]
+    if not isinstance(splits, (list, tuple)) or not all(isinstance(s, str) for s in splits):
+        raise ConfigError(f"{where}: splits is {splits!r}, expected a list of names")
+    if "{split}" not in fields["name"]:
+        raise ConfigError(f"{where}: with 'splits' the name {fields['name']!r} needs {{split}}")
+    return [{k: v.replace("{split}", split) for k, v in fields.items()} for split in splits]
+
+
+def _known_names() -> str:
+    own = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("panoptic_root")]
+    return f"; registered panoptic data sets are: {', '.join(own)}" if own else ""
+
+
+def _get(cfg: CfgNode, key: str) -> int:
+    return functools.reduce(getattr, key.split("."), cfg)
+
+
+def _set(cfg: CfgNode, key: str, value: int) -> None:
+    *path, last = key.split(".")
+    setattr(functools.reduce(getattr, path, cfg), last, value)
