@@ -1,0 +1,64 @@
+"""Installs projects/panoptic_lovasz as `panoptic_lovasz`, with configs/ inside the package.
+
+Detectron2 is not among the requirements: the package index does not have it. `make setup` builds
+it; otherwise install it as its documentation says, version 0.6 or newer.
+"""
+
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs/ into the package, as Detectron2 does for its model zoo."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "panoptic_lovasz", "configs")
+            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
+
+
+def requirements(name):
+    lines = (ROOT / "tools" / "requirements" / f"{name}.in").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+EXTRAS = {
+    # Compiled CPU implementation of the fused loss; without it plain PyTorch takes its place.
+    "numba": ["numba"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+}
+
+setup(
+    name="panoptic_lovasz",
+    version="0.1.0",
+    description="Panoptic FPN trained with the Lovász-Softmax loss, as a Detectron2 project",
+    license="Apache-2.0",
+    packages=find_packages("projects", include=["panoptic_lovasz", "panoptic_lovasz.*"]),
+    package_dir={"": "projects"},
+    cmdclass={"build_py": BuildWithConfigs},
+    python_requires=">=3.10",
+    install_requires=[
+        "Pillow>=9.1",
+        "fvcore",
+        "matplotlib",
+        "numpy>=1.23",
+        "pycocotools>=2.0.2",
+        "safetensors",
+        "torch>=2.0",
+        "torchvision",
+        "tqdm",
+        # OpenCV is the user's choice, as in Detectron2: opencv-python or opencv-python-headless.
+    ],
+    extras_require={
+        **EXTRAS,
+        "all": sorted({x for extra in EXTRAS.values() for x in extra}),
+        "dev": requirements("dev"),
+        "bench": requirements("bench"),
+    },
+)
