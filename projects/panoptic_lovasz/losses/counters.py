@@ -62,53 +62,47 @@ def unpack(counters: Tensor) -> tuple[Tensor, Tensor]:
     return counts.double(), steps.double() / (num_bins << RESIDUAL_BITS)
 
 
-def pixel_weights(foreground: Tensor, background: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """What one more pixel adds to the Jaccard loss of a set of wrong pixels.
+def pixel_weights(
+    foreground: Tensor, background: Tensor, n_f: Tensor, n_b: Tensor, total: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights of the errors of pixels that enter the set of wrong pixels together.
 
-    The Jaccard loss of a set with ``n_f`` foreground and ``n_b`` background pixels is
+    The Jaccard loss of a set of ``n_f`` foreground and ``n_b`` background pixels is
     ``1 - (G - n_f) / (G + n_b)``; for ``G = 0`` it is 0 for the empty set and 1 for any other.
+    Together the entering pixels weigh what they add to it: ``f w_f + b w_b``. A foreground pixel
+    weighs what it would add on its own halfway through the entering background pixels. For a
+    single pixel these are the weights of equation 8.
 
     Args:
-        foreground: ``n_f``, float64.
-        background: ``n_b``, float64.
-        total: ``G``, the number of foreground pixels that there are, float64.
+        foreground: ``f``, number of foreground pixels that enter; float64 like all arguments.
+        background: ``b``, number of background pixels that enter.
+        n_f: foreground pixels already in the set.
+        n_b: background pixels already in the set.
+        total: ``G``, foreground pixels that there are.
 
     Returns:
-        Weights of a foreground and of a background pixel, float64.
+        ``w_f`` and ``w_b``, float64, finite and not negative.
     """
-    union = total + background
-    empty = union == 0
-    w_foreground = 1 / union.masked_fill(empty, 1)
-    w_background = torch.where(empty, 1.0, (total - foreground) * w_foreground / (union + 1))
-    return w_foreground, w_background
+    union = (total + n_b).clamp(min=1)  # 0 only where G = 0 and the set is empty
+    w_foreground = 1 / (union + background / 2)
+    w_background = (total - n_f) / union - foreground / (2 * union + background)
+    w_background = w_background / (union + background)
+    first_wrong = (total + n_b == 0) & (background > 0)
+    return w_foreground, torch.where(first_wrong, 1 / background, w_background)
 
 
 def bin_weights(counts: Tensor) -> Tensor:
-    """Weight of each pixel's error in the loss, one for all pixels of a kind in a bin.
-
-    The pixels of a bin together weigh exactly what the bin adds to the Jaccard loss; foreground
-    and background share that by what one pixel of each adds in the middle of the bin.
+    """Weight of a pixel's error in the loss, the same for all pixels of a kind in a bin.
 
     Args:
         counts: (..., 2, K) float64, background pixels in row 0 and foreground pixels in row 1.
 
     Returns:
-        (..., 2, K) float64, not negative. 0 where the bin has no pixel of the kind.
+        (..., 2, K) float64, finite and not negative.
     """
-    above = counts.flip(-1).cumsum(-1).flip(-1) - counts  # pixels in all higher bins
+    up_to = counts.cumsum(-1)
     background, foreground = counts.unbind(-2)
-    n_b, n_f = above.unbind(-2)
-    total = foreground.sum(-1, keepdim=True)
-    union = total + n_b
-    # Difference of the Jaccard loss between the bin's edges, written without a cancellation.
-    bin_total = torch.where(
-        union > 0,
-        (foreground * union + background * (total - n_f))
-        / (union * (union + background)).masked_fill(union == 0, 1),
-        (background > 0).double(),
-    )
-    middle = pixel_weights(n_f + foreground / 2, n_b + background / 2, total)
-    weights = torch.stack(middle[::-1], dim=-2)
-    spent = (weights * counts).sum(-2)
-    scale = bin_total / spent.masked_fill(spent == 0, 1)
-    return (weights * scale.unsqueeze(-2)).masked_fill(counts == 0, 0)
+    n_b, n_f = (up_to[..., -1:] - up_to).unbind(-2)  # pixels of higher bins
+    total = up_to[..., 1, -1:]
+    w_foreground, w_background = pixel_weights(foreground, background, n_f, n_b, total)
+    return torch.stack((w_background, w_foreground), dim=-2)

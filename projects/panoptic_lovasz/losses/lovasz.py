@@ -1,0 +1,191 @@
+"""The Lovász-Softmax and Lovász hinge losses of full-resolution logits.
+
+Source: Berman, Rannen Triki, Blaschko, "The Lovász-Softmax loss: a tractable surrogate for the
+optimization of the intersection-over-union measure in neural networks", CVPR 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .counters import pixel_weights
+from .fused import cross_entropy_lovasz
+from .labels import as_class_weights, check_labels, class_shares, present_classes
+
+__all__ = ["lovasz_hinge", "lovasz_softmax"]
+
+METHODS = ("binned", "exact")
+
+
+@torch.compiler.disable
+def lovasz_softmax(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    classes: str | Sequence[int] = "present",
+    per_image: bool = False,
+    method: str = "binned",
+    num_bins: int = 1024,
+    class_weights: Tensor | Sequence[float] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Lovász-Softmax loss (section 3.2, equations 11 and 12): a surrogate of 1 - mean IoU.
+
+    0 for a perfect prediction and 1 for a wholly wrong one. With a single class the softmax is 1
+    everywhere, so the loss is 0.
+
+    Args:
+        logits: (B, C, *spatial) of any floating dtype; one or more spatial dimensions.
+        target: (B, *spatial) of any integer dtype: classes in [0, C), or ``ignore_index``.
+        method: "binned" takes time linear in the pixels and differs from the definition by
+            1 / ``num_bins`` at most; "exact" sorts the errors of every class.
+        num_bins: number of bins per class, for the binned method.
+        process_group: as in :func:`.fused.cross_entropy_lovasz`; the binned method only, since
+            counters can be added up over processes and sorted lists cannot.
+
+    The other arguments, the errors raised and the behaviour for a batch without labels, for NaN,
+    for half precision and under autocast are those of :func:`.fused.cross_entropy_lovasz`.
+
+    Returns:
+        0-dim float32.
+    """
+    _check_shapes(logits, target)
+    if method == "exact":
+        if process_group is not None:
+            raise ValueError('process_group needs method="binned"')
+        return _exact(logits, target, ignore_index, classes, per_image, class_weights)
+    if method != "binned":
+        raise ValueError(f'method must be "binned" or "exact", not {method!r}')
+    num_images, num_classes, *height, width = logits.shape
+    _, loss = cross_entropy_lovasz(
+        logits.reshape(num_images, num_classes, math.prod(height), width),
+        target.reshape(num_images, math.prod(height), width),
+        scale_factor=1,
+        ignore_index=ignore_index,
+        ce_weight=0.0,
+        classes=classes,
+        per_image=per_image,
+        num_bins=num_bins,
+        class_weights=class_weights,
+        process_group=process_group,
+    )
+    return loss
+
+
+@torch.compiler.disable
+def lovasz_hinge(
+    logits: Tensor, target: Tensor, *, ignore_index: int = 255, per_image: bool = True
+) -> Tensor:
+    """Lovász hinge loss of a binary segmentation (section 3.1): a surrogate of 1 - IoU.
+
+    The errors are hinge losses, ``max(0, 1 - logit)`` where the target is 1 and
+    ``max(0, 1 + logit)`` where it is 0. They have no upper bound and are sorted, not binned.
+
+    Args:
+        logits: (B, *spatial) of any floating dtype.
+        target: the same shape, bool or any integer dtype: 0, 1 or ``ignore_index``.
+        ignore_index: label of pixels that do not count.
+        per_image: average over the images that have a label, instead of taking the batch as one
+            image.
+
+    Returns:
+        0-dim float32; 0 with zero gradients if every pixel is ignored.
+
+    Raises:
+        ValueError: shapes that differ, or a target other than 0, 1 and ``ignore_index``.
+        TypeError: logits that are not floating or a target that is not of an integer type.
+    """
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, not {logits.dtype}")
+    if logits.dim() < 2 or logits.shape != target.shape:
+        raise ValueError(
+            "logits and target must both be of shape (B, *spatial), not "
+            f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        )
+    if target.dtype == torch.bool:
+        target = target.to(torch.uint8)
+    check_labels(target, 2, ignore_index)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, target = logits.flatten(1), target.flatten(1)
+        if not per_image:
+            logits, target = logits.reshape(1, -1), target.reshape(1, -1)
+        valid = (target != ignore_index) & (target >= 0) & (target < 2)
+        foreground = valid & (target == 1)
+        logits = _at_least_float32(logits.masked_fill(~valid, 0))
+        errors = torch.where(foreground, 1 - logits, 1 + logits).relu()
+        losses = _sorted_loss(errors, foreground, valid)
+        return (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
+
+
+def _exact(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    classes: str | Sequence[int],
+    per_image: bool,
+    class_weights: Tensor | Sequence[float] | None,
+) -> Tensor:
+    """Lovász-Softmax by sorting the errors of all classes that take part, at once."""
+    num_images, num_classes = logits.shape[:2]
+    num_groups = num_images if per_image and num_images > 0 else 1
+    check_labels(target, num_classes, ignore_index)
+    target = target.reshape(num_images, -1)
+    present = present_classes(target, num_classes, ignore_index, num_groups)
+    class_weights = as_class_weights(class_weights, num_classes, logits.device)
+    shares = class_shares(present, classes, class_weights) / present.any(1).sum().clamp(min=1)
+    taking_part = (shares > 0).any(0).nonzero().flatten()
+    valid = (target != ignore_index) & (target >= 0) & (target < num_classes)
+    with torch.autocast(logits.device.type, enabled=False):
+        # Zeros for pixels that do not count: not even a NaN there reaches the others.
+        logits = _at_least_float32(logits.flatten(2).masked_fill(~valid[:, None], 0))
+        probabilities = logits.softmax(1)[:, taking_part]
+        foreground = target[:, None] == taking_part[:, None]
+        errors = torch.where(foreground, 1 - probabilities, probabilities)
+        if not per_image:  # (B, C, N) -> (1, C, B N)
+            errors, foreground = (x.transpose(0, 1).flatten(1)[None] for x in (errors, foreground))
+            valid = valid.reshape(1, -1)
+        losses = _sorted_loss(errors, foreground & valid[:, None], valid[:, None])
+        return (losses * shares[:, taking_part]).sum().float()
+
+
+def _sorted_loss(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
+    """Lovász extension of the Jaccard loss along the last dimension (equations 8 and 9); float64.
+
+    Args:
+        errors: (..., N), not negative.
+        foreground: (..., N) bool.
+        valid: bool, broadcasts to (..., N): the pixels that count, of which foreground is a part.
+    """
+    with torch.no_grad():
+        order = errors.masked_fill(~valid, -1).argsort(dim=-1, descending=True)
+        foreground = foreground.gather(-1, order).double()
+        background = 1 - foreground  # in pixels that do not count as well: they enter last
+        n_f = foreground.cumsum(-1) - foreground
+        n_b = background.cumsum(-1) - background
+        w_f, w_b = pixel_weights(foreground, background, n_f, n_b, foreground.sum(-1, True))
+        weights = torch.empty_like(w_f).scatter_(-1, order, torch.where(foreground > 0, w_f, w_b))
+        weights.masked_fill_(~valid, 0)
+    return (errors * weights).sum(-1)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, not {logits.dtype}")
+    if logits.dim() < 3 or logits.shape[1] < 1:
+        raise ValueError(f"logits must be of shape (B, C, *spatial), not {tuple(logits.shape)}")
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(target.shape) != expected:
+        raise ValueError(
+            f"target must be of shape {expected}, that of the logits {tuple(logits.shape)} "
+            f"without the channels, not {tuple(target.shape)}"
+        )
