@@ -17,6 +17,7 @@ class BuildWithConfigs(build_py):
     """Copies configs/ into the package, as Detectron2 does for its model zoo."""
 
     def run(self):
+        """Build, then copy; an editable install reads configs/ where it is."""
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib, "panoptic_lovasz", "configs")
@@ -24,6 +25,7 @@ class BuildWithConfigs(build_py):
 
 
 def requirements(name):
+    """The unpinned requirements that tools/requirements/NAME.in lists."""
     lines = (ROOT / "tools" / "requirements" / f"{name}.in").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 

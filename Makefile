@@ -1,0 +1,37 @@
+# `make help` lists what there is. VENV= names another environment, PYTHON= the Python to make it with.
+VENV ?= .venv
+export VENV
+PY = "$(VENV)/bin/python"
+ARGS ?=
+
+.PHONY: help setup demo test lint bench lock clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup:  ## Make the environment; does nothing if it is up to date
+	@bash tools/setup.sh
+
+demo: setup  ## Generate a data set, train on the CPU, evaluate, draw pictures
+	$(PY) tools/demo.py $(ARGS)
+
+test: setup  ## Run every test; ARGS="-k lovasz" for some
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+
+lint: setup  ## Check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: setup  ## Measure the loss, inference and evaluation beside their peers
+	$(PY) -m pip install --quiet -r requirements-bench.txt
+	$(PY) -m benchmarks.loss --device cpu
+	$(PY) -m benchmarks.inference
+	$(PY) -m benchmarks.evaluation
+
+lock:  ## Pin tools/requirements/*.in in requirements*.txt (developers; needs uv)
+	bash tools/lock.sh
+
+clean:  ## Remove builds, caches and the demo's output; the environment stays
+	rm -rf .build build .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage output/demo
+	rm -rf projects/*.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
