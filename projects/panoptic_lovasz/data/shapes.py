@@ -298,13 +298,15 @@ class _Scene:
         rgb = np.array(ImageColor.getrgb(f"hsv({hue:.0f},{saturation:.0f}%,{value:.0f}%)")) / 255
         angle, pitch = rng.uniform(0, np.pi), rng.uniform(30, 70)
         along = np.cos(angle) * self.x + np.sin(angle) * self.y
-        across = np.sin(angle) * self.x - np.cos(angle) * self.y
-        shade = {
-            "plain": np.zeros_like(along),
-            "stripes": 0.3 * (np.sin(pitch * along) > 0),
-            "dots": 0.35 * (np.sin(pitch * along) * np.sin(pitch * across) > 0.4),
-            "graded": 0.5 * np.abs(along),
-        }[rng.choice(["plain", "stripes", "dots", "graded"])]
+        texture = rng.choice(["plain", "stripes", "dots", "graded"])
+        shade = np.zeros_like(along)
+        if texture == "stripes":
+            shade[np.sin(pitch * along) > 0] = 0.3
+        elif texture == "dots":
+            across = np.sin(angle) * self.x - np.cos(angle) * self.y
+            shade[np.sin(pitch * along) * np.sin(pitch * across) > 0.4] = 0.35
+        elif texture == "graded":
+            shade = 0.5 * np.abs(along)
         return (1 - shade)[..., None] * rgb
 
     def _noise(self, scale: float) -> np.ndarray:
