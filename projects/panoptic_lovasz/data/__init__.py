@@ -1,5 +1,6 @@
 """Panoptic data sets: the COCO panoptic format, registration, mapping and sampling."""
 
+from .build import build_panoptic_train_loader
 from .classes import IGNORE_LABEL, PanopticClasses
 from .coco_panoptic import PanopticSample, load_coco_panoptic_json, write_coco_panoptic
 from .mapper import PanopticFPNDatasetMapper
@@ -10,13 +11,17 @@ from .register import (
     register_from_config,
     set_class_counts,
 )
+from .samplers import EquiBatchSampler, build_train_sampler
 from .shapes import make_shapes
 
 __all__ = [
+    "EquiBatchSampler",
     "IGNORE_LABEL",
     "PanopticClasses",
     "PanopticFPNDatasetMapper",
     "PanopticSample",
+    "build_panoptic_train_loader",
+    "build_train_sampler",
     "get_panoptic_classes",
     "get_panoptic_dataset_dicts",
     "load_coco_panoptic_json",

@@ -1,0 +1,124 @@
+"""The training loader: a resumable stream of mapped batches."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import ConfigError
+from .mapper import PanopticFPNDatasetMapper
+from .register import get_panoptic_dataset_dicts
+from .samplers import build_train_sampler
+
+__all__ = ["build_panoptic_train_loader"]
+
+
+def build_panoptic_train_loader(
+    cfg: CfgNode,
+    *,
+    mapper: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    start_iter: int = 0,
+) -> DataLoader:
+    """Build an endless loader over DATASETS.TRAIN that continues after ``start_iter`` iterations.
+
+    It differs from Detectron2's ``build_detection_train_loader`` in that images are grouped by
+    aspect ratio before they are read, and in that the random numbers of an image's augmentations
+    depend on SEED and its place in the stream alone. So with SEED >= 0 the batches after
+    ``start_iter`` are exactly those of a run that was never stopped, for any number of workers.
+
+    Args:
+        cfg: reads DATASETS.TRAIN, DATALOADER, SOLVER.IMS_PER_BATCH, SEED and what the mapper reads.
+        mapper: by default ``PanopticFPNDatasetMapper(cfg, True)``.
+        start_iter: the number of iterations that are done.
+
+    Returns:
+        A loader of lists of SOLVER.IMS_PER_BATCH / (number of ranks) mapped dicts.
+
+    Raises:
+        ConfigError: if the batch size is not a multiple of the number of ranks.
+        DatasetError: if a data set cannot be loaded.
+    """
+    batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+    if batch_size == 0 or rest:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, expected a multiple of the "
+            f"number of processes, {comm.get_world_size()}"
+        )
+    dicts = get_panoptic_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    mapper = PanopticFPNDatasetMapper(cfg, True) if mapper is None else mapper
+    groups = [0] * len(dicts)
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        groups = [int(d.get("width", 0) > d.get("height", 0)) for d in dicts]
+    dataset = MapDataset(DatasetFromList(dicts, copy=False), mapper)
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    return DataLoader(
+        _SeededDataset(dataset, (seed, comm.get_rank())),
+        batch_sampler=_GroupedBatchSampler(
+            build_train_sampler(cfg, dicts), batch_size, groups, start_iter
+        ),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        worker_init_fn=worker_init_reset_seed,
+    )
+
+
+class _GroupedBatchSampler(Sampler):
+    """Batches of (position, index) whose images are of one group: wide, or high."""
+
+    def __init__(self, sampler: Iterable[int], batch_size: int, groups: Sequence[int], skip: int):
+        self.sampler, self.batch_size = sampler, batch_size
+        self.groups, self.skip = groups, skip
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        yield from itertools.islice(self._batches(), self.skip, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        buckets: tuple[list, list] = [], []
+        for position, index in enumerate(self.sampler):
+            bucket = buckets[self.groups[index]]
+            bucket.append((position, index))
+            if len(bucket) == self.batch_size:
+                yield bucket.copy()
+                bucket.clear()
+
+
+class _SeededDataset(Dataset):
+    """Read item (position, index) with random numbers that depend on the position alone."""
+
+    def __init__(self, dataset: Dataset, entropy: tuple[int, ...]):
+        self.dataset, self.entropy = dataset, entropy
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        position, index = item
+        with _seeded(*self.entropy, position):
+            return self.dataset[index]
+
+
+@contextlib.contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """Seed the random sources of the CPU, and give the process its own states back afterwards."""
+    # Detectron2's augmentations draw from the global sources.
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])
