@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from panoptic_lovasz.errors import DatasetError
+from ..data.id_map import VOID
+from ..errors import DatasetError
 
-__all__ = ["SIZES", "PanopticQuality"]
+__all__ = ["SIZES", "PanopticQuality", "find_positions"]
 
-VOID = 0  # the id of pixels without a segment, in the COCO panoptic format
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # pixels, as for COCO's APs, APm, APl
 _BOUNDARY_RATIO = 0.005  # width of the band around boundaries, in image diagonals
@@ -208,7 +208,9 @@ def _joint_histogram(
     near = np.add.reduceat(_near_boundary(gt_ids).ravel(), starts, dtype=np.int64)
 
     shape = (len(gt_seg_ids) + 2, len(pred_seg_ids) + 2)
-    pair = _positions(gt_seg_ids, gt[starts]) * shape[1] + _positions(pred_seg_ids, pred[starts])
+    pair = find_positions(gt_seg_ids, gt[starts]) * shape[1] + find_positions(
+        pred_seg_ids, pred[starts]
+    )
     counts = [
         np.bincount(pair, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
         for weights in (lengths - near, near)
@@ -216,7 +218,7 @@ def _joint_histogram(
     return np.stack(counts).astype(np.int64)
 
 
-def _positions(seg_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def find_positions(seg_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Where in seg_ids (N,) each id is: N for void, N + 1 for an id that is not there."""
     known = np.append(seg_ids, VOID)
     order = np.argsort(known)

@@ -1,0 +1,75 @@
+"""The evaluators that a data set asks for."""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    SemSegEvaluator,
+)
+
+from ..errors import ConfigError
+from .ground_truth import PanopticGroundTruth
+from .instance_evaluation import PanopticInstanceEvaluator
+from .panoptic_evaluation import PanopticQualityEvaluator
+from .sem_seg_evaluation import PanopticSemSegEvaluator
+
+__all__ = ["build_evaluator"]
+
+_PANOPTIC = ("panoptic_lovasz", "coco_panoptic_seg", "cityscapes_panoptic_seg")
+_OTHERS = ("coco", "sem_seg")
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluators:
+    """Evaluators chosen by the metadata's ``evaluator_type``.
+
+    Panoptic data sets, this project's and Detectron2's own: panoptic quality (``panoptic_seg``),
+    semantic segmentation with things as one class (``sem_seg``), boxes and masks (``bbox``,
+    ``segm``), all from the panoptic annotations. For "coco" and "sem_seg" Detectron2's evaluators.
+
+    Args:
+        cfg: its ``TEST.SAVE_PANOPTIC_PREDICTIONS`` writes the predictions out.
+        dataset_name: name of a registered data set.
+        output_folder: for reports; by default ``inference`` in cfg.OUTPUT_DIR.
+
+    Raises:
+        ConfigError: the data set is of another type.
+        DatasetError: the data set has no panoptic annotations.
+    """
+    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind in _PANOPTIC:
+        evaluators = _panoptic_evaluators(cfg, dataset_name, output_folder)
+    elif kind == "coco":
+        evaluators = [COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)]
+    elif kind == "sem_seg":
+        evaluators = [SemSegEvaluator(dataset_name, output_dir=output_folder)]
+    else:
+        raise ConfigError(
+            f"DATASETS.TEST: '{dataset_name}' has the evaluator_type {kind!r}; expected one of "
+            f"{', '.join(_PANOPTIC + _OTHERS)}"
+        )
+    return DatasetEvaluators(evaluators)
+
+
+def _panoptic_evaluators(
+    cfg: CfgNode, dataset_name: str, output_folder: str
+) -> list[DatasetEvaluator]:
+    gt = PanopticGroundTruth(dataset_name)
+    return [
+        PanopticQualityEvaluator(
+            dataset_name,
+            output_folder,
+            save_predictions=cfg.TEST.SAVE_PANOPTIC_PREDICTIONS,
+            ground_truth=gt,
+        ),
+        PanopticSemSegEvaluator(dataset_name, output_dir=output_folder, ground_truth=gt),
+        PanopticInstanceEvaluator(dataset_name, output_folder, ground_truth=gt),
+    ]

@@ -1,0 +1,105 @@
+"""COCO's panoptic submission format: one JSON of segments beside a folder of id PNGs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..data.coco_panoptic import read_coco_panoptic_json
+from ..data.id_map import read_panoptic_png, write_atomically
+from ..errors import DatasetError
+from .panoptic_quality import PanopticQuality
+
+__all__ = ["evaluate_submission", "write_submission_json"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_submission(
+    pred_json: str | os.PathLike,
+    gt_json: str | os.PathLike,
+    pred_dir: str | os.PathLike | None = None,
+    gt_dir: str | os.PathLike | None = None,
+    *,
+    progress: bool = True,
+) -> PanopticQuality:
+    """Compare two sets of files in the COCO panoptic format, as panopticapi's ``pq_compute`` does.
+
+    Args:
+        pred_json: JSON with a list ``annotations`` of {image_id, file_name, segments_info}.
+        gt_json: the ground truth's panoptic JSON.
+        pred_dir, gt_dir: folders of the PNGs; by default the JSON's path without its suffix.
+        progress: show a progress bar.
+
+    Raises:
+        DatasetError: a file is missing or not what it should be, an image has no prediction, or a
+            PNG and its segments disagree.
+    """
+    pred_json, gt_json = Path(pred_json), Path(gt_json)
+    pred_dir = Path(pred_dir) if pred_dir else pred_json.with_suffix("")
+    gt_dir = Path(gt_dir) if gt_dir else gt_json.with_suffix("")
+    for folder in (pred_dir, gt_dir):
+        if not folder.is_dir():
+            raise DatasetError(f"the folder of PNGs {folder} does not exist")
+    content = read_coco_panoptic_json(gt_json)
+    quality = PanopticQuality(content["categories"])
+    truths = _by_image(content["annotations"], gt_json)
+    predictions = _by_image(_read_annotations(pred_json), pred_json)
+    missing = truths.keys() - predictions.keys()
+    if missing:
+        raise DatasetError(
+            f"{pred_json}: {len(missing)} of {len(truths)} images have no prediction, for instance "
+            f"image_id {min(missing, key=str)!r}"
+        )
+    if len(predictions) > len(truths):
+        logger.warning(
+            f"{pred_json}: {len(predictions) - len(truths)} predictions are of images that {gt_json} "
+            "lacks; they are left out"
+        )
+    for image_id, truth in tqdm(truths.items(), desc="PQ", disable=not progress):
+        prediction = predictions[image_id]
+        quality.add(
+            read_panoptic_png(gt_dir / truth["file_name"]),
+            truth["segments_info"],
+            read_panoptic_png(pred_dir / prediction["file_name"]),
+            prediction["segments_info"],
+            name=str(pred_dir / prediction["file_name"]),
+        )
+    return quality
+
+
+def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[str, Any]]) -> None:
+    """Write the JSON of a submission, whose PNGs are written already."""
+    content = json.dumps({"annotations": list(annotations)})
+    write_atomically(path, lambda f: f.write(content.encode()))
+
+
+def _read_annotations(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as JSON: {error}") from error
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        raise DatasetError(f"{path}: expected an object with a list 'annotations'")
+    return annotations
+
+
+def _by_image(annotations: Sequence[Any], path: Path) -> dict[int | str, dict[str, Any]]:
+    by_image = {}
+    for n, annotation in enumerate(annotations):
+        for field in ("image_id", "file_name", "segments_info"):
+            if not isinstance(annotation, dict) or field not in annotation:
+                raise DatasetError(f"{path}: annotations[{n}] has no '{field}'")
+        if annotation["image_id"] in by_image:
+            raise DatasetError(
+                f"{path}: image_id {annotation['image_id']!r} is annotated more than once"
+            )
+        by_image[annotation["image_id"]] = annotation
+    return by_image
