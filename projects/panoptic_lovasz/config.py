@@ -64,6 +64,9 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
     _add_data_config(cfg)
     _add_loss_config(cfg)
+    # Let evaluation also write the panoptic predictions, in COCO's submission format, into
+    # OUTPUT_DIR/inference.
+    cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
 
 
 def _add_data_config(cfg: CN) -> None:
