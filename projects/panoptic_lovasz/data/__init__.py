@@ -2,7 +2,7 @@
 
 from .build import build_panoptic_train_loader
 from .classes import IGNORE_LABEL, PanopticClasses
-from .coco_panoptic import PanopticSample, load_coco_panoptic_json, write_coco_panoptic
+from .coco_panoptic import load_coco_panoptic_json
 from .mapper import PanopticFPNDatasetMapper
 from .register import (
     get_panoptic_classes,
@@ -13,10 +13,11 @@ from .register import (
 )
 from .samplers import EquiBatchSampler, build_train_sampler
 from .shapes import make_shapes
+from .writer import PanopticSample, write_coco_panoptic
 
 __all__ = [
-    "EquiBatchSampler",
     "IGNORE_LABEL",
+    "EquiBatchSampler",
     "PanopticClasses",
     "PanopticFPNDatasetMapper",
     "PanopticSample",

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter
 
 from ..errors import DatasetError
-from .coco_panoptic import PanopticSample, write_coco_panoptic
 from .id_map import write_atomically
+from .writer import PanopticSample, write_coco_panoptic
 
 __all__ = ["SHAPES_CATEGORIES", "draw_scene", "make_shapes"]
 

@@ -1,0 +1,46 @@
+"""Checks of fields read from a JSON file; each raises a DatasetError that begins with ``where``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import DatasetError
+
+__all__ = ["check_field", "check_file_name", "check_unique", "shorten"]
+
+
+def check_field(record: Any, field: str, types: tuple[type, ...], where: str) -> Any:
+    """Return ``record[field]``; it must be exactly of one of the types, so a bool is no int."""
+    if not isinstance(record, dict):
+        raise DatasetError(f"{where} is {shorten(record)}, expected an object")
+    if field not in record:
+        raise DatasetError(f"{where} has no '{field}'")
+    value = record[field]
+    if type(value) not in types:
+        expected = " or ".join(t.__name__ for t in types)
+        raise DatasetError(f"{where}: {field} is {shorten(value)}, expected {expected}")
+    return value
+
+
+def check_file_name(record: Any, where: str) -> str:
+    """Return ``record["file_name"]``, which must be a path."""
+    name = check_field(record, "file_name", (str,), where)
+    if not name or "\0" in name:
+        raise DatasetError(f"{where}: file_name is {name!r}, expected a path")
+    return name
+
+
+def check_unique(values: Iterable[Any], where: str) -> None:
+    """Raise if a value occurs twice."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise DatasetError(f"{where} {value!r} occurs more than once")
+        seen.add(value)
+
+
+def shorten(value: Any, length: int = 200) -> str:
+    """Return ``repr(value)``, cut to a length that fits into a message."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
