@@ -1,0 +1,47 @@
+"""Detectron2's ``DefaultTrainer`` with this project's data and evaluation."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluators
+
+from ..compat import ddp_on_any_device
+from ..data import PanopticFPNDatasetMapper
+from ..evaluation import build_evaluator
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """``DefaultTrainer`` that reads panoptic ground truth and evaluates by the metadata's type."""
+
+    def __init__(self, cfg: CfgNode):
+        with ddp_on_any_device(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        """A loader of batches mapped by :class:`PanopticFPNDatasetMapper`."""
+        return build_detection_train_loader(cfg, mapper=PanopticFPNDatasetMapper(cfg, True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        """A loader of single images, without ground truth."""
+        mapper = PanopticFPNDatasetMapper(cfg, False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
+        """The evaluators that the data set's metadata asks for."""
+        return build_evaluator(cfg, dataset_name)
+
+    def state_dict(self) -> dict:
+        """The trainer's state with the optimizer's, which Detectron2 0.6 leaves out."""
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])

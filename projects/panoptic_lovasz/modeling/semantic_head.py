@@ -1,0 +1,58 @@
+"""The semantic branch of Panoptic FPN with a loss chosen from ``SEM_SEG_LOSS_REGISTRY``."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from torch import nn
+
+from ..losses import build_sem_seg_loss
+
+__all__ = ["LovaszSemSegFPNHead"]
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class LovaszSemSegFPNHead(SemSegFPNHead):
+    """Detectron2's ``SemSegFPNHead`` with another loss.
+
+    The parameters are those of ``SemSegFPNHead`` (Kirillov et al. 2019, Fig. 3), so that every
+    Detectron2 Panoptic FPN checkpoint loads into it as it is.
+    """
+
+    @configurable
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, loss: nn.Module, **kwargs):
+        """
+        Args:
+            input_shape: channels and stride of every input feature.
+            loss: maps logits (B, C, h, w) at ``common_stride`` and labels (B, H, W), int64, to a
+                dict of scalar losses; it must hold no parameters.
+            **kwargs: the arguments of ``SemSegFPNHead``; ``loss_weight`` is λs, which multiplies
+                every term of ``loss``.
+        """
+        super().__init__(input_shape, **kwargs)
+        self.loss = loss
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        """Add the loss that ``cfg.MODEL.SEM_SEG_HEAD.LOSS`` describes to the head's arguments."""
+        ret = super().from_config(cfg, input_shape)
+        ret["loss"] = build_sem_seg_loss(cfg)
+        return ret
+
+    def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            predictions: logits (B, C, H / common_stride, W / common_stride) of any float dtype.
+            targets: labels (B, H, W), int64, in [0, C) or ``ignore_value``.
+
+        Returns:
+            The terms of Ls by name, each multiplied by λs.
+
+        Raises:
+            ValueError: a label outside [0, C) that is not ``ignore_value``.
+        """
+        losses = self.loss(predictions, targets)
+        return {name: loss * self.loss_weight for name, loss in losses.items()}

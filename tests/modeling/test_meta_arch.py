@@ -1,0 +1,96 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from panoptic_lovasz.errors import DatasetError
+
+
+@pytest.fixture(scope="module")
+def model(slim_cfg):
+    torch.manual_seed(0)
+    return build_model(slim_cfg)
+
+
+@pytest.fixture(autouse=True)
+def _storage():
+    with EventStorage():
+        yield
+
+
+def _item(labels=None):
+    instances = Instances((64, 96))
+    masks = torch.zeros(1, 64, 96, dtype=torch.bool)
+    masks[0, 10:40, 20:60] = True
+    instances.gt_masks = BitMasks(masks)
+    instances.gt_boxes = Boxes([[20.0, 10.0, 60.0, 40.0]])
+    instances.gt_classes = torch.tensor([1])
+    sem_seg = torch.full((64, 96), 2) if labels is None else labels
+    image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
+    return {"file_name": "street.jpg", "image": image, "sem_seg": sem_seg, "instances": instances}
+
+
+def test_training_returns_the_losses_of_both_branches(model):
+    losses = model.train()([_item(), _item()])
+    assert set(losses) == {
+        "loss_sem_seg_ce",
+        "loss_sem_seg_lovasz",
+        "loss_rpn_cls",
+        "loss_rpn_loc",
+        "loss_cls",
+        "loss_box_reg",
+        "loss_mask",
+    }
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_the_instance_loss_weight_scales_box_class_and_mask_losses_only(slim_cfg, model):
+    cfg = slim_cfg.clone()
+    cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 0.25
+    weighted = build_model(cfg)
+    weighted.load_state_dict(model.state_dict())
+    items = [_item()]
+    torch.manual_seed(1)
+    plain = model.train()(items)
+    torch.manual_seed(1)
+    scaled = weighted.train()(items)
+    for name, loss in plain.items():
+        factor = 0.25 if name in ("loss_cls", "loss_box_reg", "loss_mask") else 1.0
+        torch.testing.assert_close(scaled[name], factor * loss)
+
+
+def test_a_batch_without_any_label_and_any_instance_trains(model):
+    item = _item(torch.full((64, 96), 255))
+    item["instances"] = item["instances"][:0]
+    losses = model.train()([item])
+    assert losses["loss_sem_seg_ce"] == 0 and losses["loss_sem_seg_lovasz"] == 0
+    sum(losses.values()).backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(torch.isfinite(g).all() for g in gradients)
+    model.zero_grad()
+
+
+@pytest.mark.parametrize("field", ["sem_seg", "instances"])
+def test_a_missing_field_is_named_with_its_image_and_the_remedy(model, field):
+    item = _item()
+    del item[field]
+    with pytest.raises(DatasetError, match=rf"street\.jpg: the field '{field}'.*Mapper"):
+        model.train()([item])
+
+
+def test_a_label_out_of_range_is_named_with_its_image(model):
+    labels = torch.full((64, 96), 2)
+    labels[3, 4] = 77
+    with pytest.raises(DatasetError, match=r"77.*street\.jpg"):
+        model.train()([_item(labels)])
+
+
+@torch.no_grad()
+def test_inference_returns_what_detectron2_returns(model):
+    image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)
+    (result,) = model.eval()([{"image": image, "height": 128, "width": 192}])
+    panoptic_seg, segments_info = result["panoptic_seg"]
+    assert panoptic_seg.shape == (128, 192) and panoptic_seg.dtype == torch.int32
+    assert {s["id"] for s in segments_info} == set(panoptic_seg.unique().tolist()) - {0}
+    assert result["sem_seg"].shape[1:] == (128, 192)

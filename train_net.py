@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Train and evaluate Panoptic FPN with the Lovász-Softmax loss.
+
+    python train_net.py --config-file configs/... --num-gpus 8
+    torchrun --nproc-per-node 8 train_net.py --config-file configs/...
+
+``--num-gpus 0`` runs on the CPU; ``python train_net.py -h`` lists the arguments.
+"""
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from panoptic_lovasz import Trainer, launch, load_config
+
+
+def setup(args):
+    opts = list(args.opts or [])
+    if args.num_gpus == 0:
+        opts += ["MODEL.DEVICE", "cpu"]
+    cfg = load_config(args.config_file, opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = default_argument_parser().parse_args()
+    print("Command line arguments:", arguments)
+    launch(main, arguments)
