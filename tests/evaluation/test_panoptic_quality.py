@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from panoptic_lovasz.errors import DatasetError
-from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 from panopticapi.evaluation import pq_compute_single_core
 from panopticapi.utils import id2rgb, rgb2id
 from PIL import Image
+
+from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 
 CATEGORIES = [
     {"id": 3, "name": "person", "isthing": 1},
@@ -201,7 +202,7 @@ def test_equals_the_reference_on_real_coco_images_seen_through_errors(shared_dat
         samples += [(gt, segments, pred, guesses), (gt, segments, gt, segments)]
     categories = info["categories"]
     quality = evaluate(samples, categories)
-    assert 0.3 < np.nanmean(quality.per_class()["PQ"]) < 0.9
+    assert 0.2 < np.nanmean(quality.per_class()["PQ"]) < 0.9
     assert_equal_to_reference(quality, reference(samples, tmp_path, categories), categories)
 
 

@@ -208,9 +208,8 @@ def _joint_histogram(
     near = np.add.reduceat(_near_boundary(gt_ids).ravel(), starts, dtype=np.int64)
 
     shape = (len(gt_seg_ids) + 2, len(pred_seg_ids) + 2)
-    pair = find_positions(gt_seg_ids, gt[starts]) * shape[1] + find_positions(
-        pred_seg_ids, pred[starts]
-    )
+    row, column = find_positions(gt_seg_ids, gt[starts]), find_positions(pred_seg_ids, pred[starts])
+    pair = row * shape[1] + column
     counts = [
         np.bincount(pair, weights=weights, minlength=shape[0] * shape[1]).reshape(shape)
         for weights in (lengths - near, near)

@@ -59,8 +59,8 @@ def evaluate_submission(
         )
     if len(predictions) > len(truths):
         logger.warning(
-            f"{pred_json}: {len(predictions) - len(truths)} predictions are of images that {gt_json} "
-            "lacks; they are left out"
+            f"{pred_json}: {len(predictions) - len(truths)} predictions are of images that "
+            f"{gt_json} lacks; they are left out"
         )
     for image_id, truth in tqdm(truths.items(), desc="PQ", disable=not progress):
         prediction = predictions[image_id]
