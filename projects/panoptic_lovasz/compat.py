@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from unittest import mock
 
 import torch
 import torch.distributed as dist
-from detectron2.engine import defaults
+from detectron2.engine import SimpleTrainer, defaults
 from detectron2.utils import comm
 
-__all__ = ["create_local_process_group", "ddp_on_any_device"]
+__all__ = ["create_local_process_group", "ddp_on_any_device", "reset_data_loader"]
 
 
 def create_local_process_group(processes_per_machine: int) -> None:
@@ -37,3 +37,12 @@ def ddp_on_any_device(device: str) -> Iterator[None]:
     create = functools.partial(defaults.create_ddp_model, device_ids=None)
     with mock.patch.object(defaults, "create_ddp_model", create):
         yield
+
+
+def reset_data_loader(trainer: SimpleTrainer, data_loader: Iterable) -> None:
+    """Let a trainer that has not started draw its batches from another loader."""
+    if hasattr(trainer, "reset_data_loader"):
+        trainer.reset_data_loader(lambda: data_loader)
+        return
+    trainer.data_loader = data_loader
+    trainer._data_loader_iter = iter(data_loader)

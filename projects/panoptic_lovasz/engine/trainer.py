@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluators
 
-from ..compat import ddp_on_any_device
-from ..data import PanopticFPNDatasetMapper
+from ..compat import ddp_on_any_device, reset_data_loader
+from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..evaluation import build_evaluator
 
 __all__ = ["Trainer"]
@@ -24,7 +24,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         """A loader of batches mapped by :class:`PanopticFPNDatasetMapper`."""
-        return build_detection_train_loader(cfg, mapper=PanopticFPNDatasetMapper(cfg, True))
+        return build_panoptic_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -36,6 +36,13 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
         """The evaluators that the data set's metadata asks for."""
         return build_evaluator(cfg, dataset_name)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Load a checkpoint as ``DefaultTrainer`` does; a resumed run sees the data that is left."""
+        super().resume_or_load(resume)
+        if self.start_iter > 0:
+            loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
+            reset_data_loader(self._trainer, loader)
 
     def state_dict(self) -> dict:
         """The trainer's state with the optimizer's, which Detectron2 0.6 leaves out."""
