@@ -38,7 +38,7 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load a checkpoint as ``DefaultTrainer`` does; a resumed run sees the data that is left."""
+        """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left."""
         super().resume_or_load(resume)
         if self.start_iter > 0:
             loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
