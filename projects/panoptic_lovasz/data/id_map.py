@@ -118,15 +118,19 @@ class Segments(NamedTuple):
     boxes: np.ndarray  # (N, 4) int64, x, y, width, height in pixels
 
 
-def find_segments(label_map: np.ndarray) -> Segments:
-    """List the distinct values of a non-empty integer (H, W) map with their areas and boxes."""
-    width = label_map.shape[1]
-    runs = label_runs(label_map)
-    ids, index = np.unique(runs.values, return_inverse=True)
+def find_segments(label_map: np.ndarray, runs: Runs | None = None) -> Segments:
+    """List the distinct values of a non-empty integer (H, W) map with their areas and boxes.
+
+    Args:
+        label_map: the map.
+        runs: its runs, where they are at hand.
+    """
+    values, starts, lengths = label_runs(label_map) if runs is None else runs
+    ids, index = np.unique(values, return_inverse=True)
     order = np.argsort(index, kind="stable")
     first = np.searchsorted(index[order], np.arange(len(ids)))  # a segment's first run in `order`
-    lengths = runs.lengths[order]
-    y, x = np.divmod(runs.starts[order], width)
+    lengths = lengths[order]
+    y, x = np.divmod(starts[order], label_map.shape[1])
     x0, y0 = np.minimum.reduceat(x, first), np.minimum.reduceat(y, first)
     x1, y1 = np.maximum.reduceat(x + lengths, first), np.maximum.reduceat(y, first) + 1
     return Segments(

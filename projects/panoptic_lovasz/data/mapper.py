@@ -11,20 +11,23 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import log_first_n
+from PIL import Image
 
 from ..errors import DatasetError
 from .augmentation import build_augmentation
 from .classes import IGNORE_LABEL, PanopticClasses
 from .id_map import (
     VOID,
+    Runs,
     find_segments,
     id_to_rgb,
     label_runs,
     read_panoptic_png,
     rgb_to_id,
 )
+from .masks import LabelMapMasks
 from .register import get_panoptic_classes
 
 __all__ = ["PanopticFPNDatasetMapper"]
@@ -88,7 +91,8 @@ class PanopticFPNDatasetMapper:
         Returns:
             The dict's own keys and "image", a uint8 (C, H, W) tensor. For training also
             "sem_seg", int64 (H, W), and "instances" with gt_boxes, gt_classes (int64, 0..T-1) and
-            gt_masks (BitMasks); instances that the crop leaves no pixel of are dropped.
+            gt_masks (LabelMapMasks, a kind of BitMasks); instances without a pixel in the crop are
+            dropped.
 
         Raises:
             DatasetError: if a file cannot be read or sizes differ.
@@ -103,9 +107,12 @@ class PanopticFPNDatasetMapper:
 
         aug_input = _PanopticAugInput(image, *self._read_segments(dataset_dict, image))
         self.augmentations(aug_input)
+        index_map = aug_input.index_map
+        runs = label_runs(index_map)
+        sem_seg = np.repeat(aug_input.semantic[runs.values].astype(np.int64), runs.lengths)
         dataset_dict["image"] = _to_tensor(aug_input.image)
-        dataset_dict["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
-        dataset_dict["instances"] = aug_input.instances()
+        dataset_dict["sem_seg"] = torch.from_numpy(sem_seg.reshape(index_map.shape))
+        dataset_dict["instances"] = _instances(index_map, runs, aug_input.thing)
         return dataset_dict
 
     def _read_image(self, dataset_dict: dict[str, Any]) -> np.ndarray:
@@ -136,10 +143,10 @@ class PanopticFPNDatasetMapper:
         Thing classes are -1 for stuff, void and crowd.
         """
         file_name = dataset_dict.get("pan_seg_file_name")
-        if file_name is None:
+        if file_name is None or "segments_info" not in dataset_dict:
             raise DatasetError(
-                f"image {dataset_dict['file_name']} has no pan_seg_file_name: its data set is not "
-                "registered in the COCO panoptic format"
+                f"image {dataset_dict['file_name']} has no pan_seg_file_name and segments_info: "
+                "its data set is not registered in the COCO panoptic format"
             )
         ids = read_panoptic_png(file_name)
         if ids.shape != image.shape[:2]:
@@ -153,12 +160,16 @@ class PanopticFPNDatasetMapper:
             if segment.get("iscrowd", 0):
                 index_of_id[segment["id"]] = 0
                 continue
-            isthing, class_id = self.classes.segment_class(segment)
+            try:
+                isthing, class_id = self.classes.segment_class(segment)
+            except DatasetError as error:
+                raise DatasetError(f"{file_name}: {error}") from None
             index_of_id[segment["id"]] = len(semantic)
             semantic.append(0 if isthing else class_id)
             thing.append(class_id if isthing else -1)
-        semantic.append(IGNORE_LABEL)  # for values that are no segment's, see _PanopticAugInput
-        thing.append(-1)
+        # At least one entry more, and one for every byte: padding has a value that no segment has.
+        unused = max(1, 256 - len(semantic))
+        semantic, thing = semantic + [IGNORE_LABEL] * unused, thing + [-1] * unused
         index_map = _index_map(ids, index_of_id, file_name)
         return index_map, np.array(semantic, np.uint8), np.array(thing, np.int64)
 
@@ -166,17 +177,17 @@ class PanopticFPNDatasetMapper:
 class _PanopticAugInput(T.AugInput):
     """An image and the index map of its segments, transformed together.
 
-    Both targets are looked up in the index map, at any point: ``sem_seg`` is there for
-    augmentations that ask for it.
+    The semantic map is looked up in the index map whenever an augmentation asks for ``sem_seg``.
     """
 
-    def __init__(self, image: np.ndarray, index_map: np.ndarray, semantic: np.ndarray, thing):
-        self.image = image
-        # Pillow's nearest resize, which Detectron2 uses for uint8, samples pixel centres; a map of
-        # more than 254 segments has three bytes per pixel for it.
+    def __init__(
+        self, image: np.ndarray, index_map: np.ndarray, semantic: np.ndarray, thing: np.ndarray
+    ):
+        self.image, self.semantic, self.thing = image, semantic, thing
+        # Detectron2 resizes uint8 by Pillow, whose nearest neighbour is that of pixel centres, and
+        # other types by another rule; more segments than a byte has values take three bytes each.
         self._wide = len(semantic) > 256
         self._encoded = id_to_rgb(index_map) if self._wide else index_map.astype(np.uint8)
-        self._semantic, self._thing = semantic, thing
 
     def transform(self, tfm: T.Transform) -> None:
         self.image = tfm.apply_image(self.image)
@@ -184,29 +195,28 @@ class _PanopticAugInput(T.AugInput):
 
     @property
     def index_map(self) -> np.ndarray:
-        index_map = rgb_to_id(self._encoded) if self._wide else self._encoded
-        return np.minimum(index_map, len(self._semantic) - 1)  # padding may be 255
+        """Indices into ``semantic`` and ``thing``, (H, W)."""
+        if not self._wide:
+            return self._encoded
+        return np.minimum(rgb_to_id(self._encoded), len(self.semantic) - 1)
 
     @property
     def sem_seg(self) -> np.ndarray:
         """The semantic map, uint8 (H, W)."""
-        return self._semantic[self.index_map]
+        return self.semantic[self.index_map]
 
-    def instances(self) -> Instances:
-        index_map = self.index_map
-        segments = find_segments(index_map)
-        is_thing = self._thing[segments.ids] >= 0
-        ids, boxes = segments.ids[is_thing], segments.boxes[is_thing]
-        masks = np.zeros((len(ids), *index_map.shape), dtype=bool)
-        for mask, segment_id, (x, y, w, h) in zip(masks, ids, boxes, strict=True):
-            window = np.s_[y : y + h, x : x + w]
-            np.equal(index_map[window], segment_id, out=mask[window])
-        boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        instances = Instances(index_map.shape)
-        instances.gt_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
-        instances.gt_classes = torch.from_numpy(self._thing[ids])
-        instances.gt_masks = BitMasks(torch.from_numpy(masks))
-        return instances
+
+def _instances(index_map: np.ndarray, runs: Runs, thing: np.ndarray) -> Instances:
+    """Masks, tight boxes and classes of the things that are left in the index map."""
+    segments = find_segments(index_map, runs)
+    is_thing = thing[segments.ids] >= 0
+    ids, boxes = segments.ids[is_thing], segments.boxes[is_thing]
+    boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    instances = Instances(index_map.shape)
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
+    instances.gt_classes = torch.from_numpy(thing[ids])
+    instances.gt_masks = LabelMapMasks(torch.from_numpy(np.array(index_map)), torch.from_numpy(ids))
+    return instances
 
 
 def _index_map(ids: np.ndarray, index_of_id: dict[int, int], file_name: str) -> np.ndarray:
@@ -228,12 +238,10 @@ def _index_map(ids: np.ndarray, index_of_id: dict[int, int], file_name: str) -> 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     if image.ndim == 2:
         image = image[..., None]
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 def _exif_hint(file_name: str) -> str:
-    from PIL import Image
-
     with Image.open(file_name) as image:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation == 1:
