@@ -36,6 +36,7 @@ def draw_panoptic(
     scale: int | None = None,
     labels: bool = True,
     legend: bool = False,
+    tracker: InstanceTracker | None = None,
 ) -> np.ndarray:
     """Lay a panoptic segmentation over its image.
 
@@ -46,15 +47,16 @@ def draw_panoptic(
         image: uint8 (H, W, 3), RGB.
         panoptic_seg: integer (H, W) array or tensor of segment ids.
         segments_info: one dict per segment with ``id``, ``category_id`` and ``isthing``; optionally
-            ``score`` in [0, 1], ``iscrowd``, and ``shade``, the number of the instance's shade
-            (default: its place among the instances of its class). As Detectron2's Panoptic FPN
-            and its dataset dicts have them.
+            ``score`` in [0, 1] and ``iscrowd``. As Detectron2's Panoptic FPN and its dataset dicts
+            have them.
         metadata: Detectron2 ``Metadata``, or a dict, with ``thing_classes``, ``stuff_classes`` and,
             optionally, ``thing_colors``, ``stuff_colors``.
         alpha: opacity of the colours, in [0, 1].
         scale: enlarge by this factor; default: as much as a small picture needs.
         labels: write class names on the segments.
         legend: add a strip with the classes and their numbers of instances below.
+        tracker: gives the instances of successive frames of a video lasting shades; by default
+            an instance's shade is its place among the instances of its class.
 
     Returns:
         uint8 (scale * H [+ legend], scale * W, 3), RGB.
@@ -63,6 +65,8 @@ def draw_panoptic(
         ValueError: shapes or dtypes are not as above.
     """
     image, seg = _check(image, panoptic_seg)
+    if tracker is not None:
+        segments_info = tracker.update(seg, segments_info)
     scale = scale or _default_scale(*seg.shape)
     colors = _Colors(metadata, segments_info)
     canvas = _paint(image, seg, segments_info, colors, alpha, scale, labels)
@@ -81,7 +85,8 @@ def draw_comparison(
     alpha: float = 0.55,
     scale: int | None = None,
     labels: bool = True,
-    image_title: str = "input",
+    legend: bool = True,
+    tracker: InstanceTracker | None = None,
 ) -> np.ndarray:
     """The image and segmentations of it side by side, with titles and one legend for all.
 
@@ -92,20 +97,20 @@ def draw_comparison(
         image: uint8 (H, W, 3), RGB.
         panels: (title, panoptic_seg, segments_info) of each segmentation, for example the ground
             truth and the prediction; see :func:`draw_panoptic`.
-        metadata, alpha, scale, labels: see :func:`draw_panoptic`.
-        image_title: title of the image itself.
+        metadata, alpha, scale, labels, tracker: see :func:`draw_panoptic`.
+        legend: add a strip with the classes below.
 
     Returns:
         uint8 (H', W', 3), RGB.
     """
-    tracker = InstanceTracker(memory=len(panels))
+    tracker = tracker or InstanceTracker()
     checked = []
     for title, seg, info in panels:
         seg = _check(image, seg)[1]
         checked.append((title, seg, tracker.update(seg, info)))
     scale = scale or _default_scale(*np.shape(image)[:2])
     colors = _Colors(metadata, [s for _, _, info in checked for s in info])
-    views = [(image_title, _enlarge(image, scale, cv2.INTER_CUBIC))]
+    views = [("input", _enlarge(image, scale, cv2.INTER_CUBIC))]
     for title, seg, info in checked:
         views.append((title, _paint(image, seg, info, colors, alpha, scale, labels)))
     height, width = views[0][1].shape[:2]
@@ -115,6 +120,8 @@ def draw_comparison(
         columns.append(np.concatenate([title_bar(width, title, size), view]))
         columns.append(np.full((len(columns[0]), max(4, size // 2), 3), 250, np.uint8))
     picture = np.concatenate(columns[:-1], axis=1)
+    if not legend:
+        return picture
     entries = colors.legend([(seg, info) for _, seg, info in checked])
     return np.concatenate([picture, legend_strip(picture.shape[1], entries, size)])
 

@@ -187,7 +187,7 @@ def _chip(text: str, color: tuple[int, int, int], size: int) -> Image.Image:
     chip = Image.new("RGBA", (width, round(1.15 * size) + 2 * pad), (0, 0, 0, 0))
     draw = ImageDraw.Draw(chip)
     box = (0, 0, chip.width - 1, chip.height - 1)
-    draw.rounded_rectangle(box, radius=pad, fill=(*color, 225))
+    draw.rounded_rectangle(box, radius=pad, fill=(*color, 225), outline=(255, 255, 255, 150))
     draw.text((width / 2, chip.height / 2), text, fill=text_color(color), font=font, anchor="mm")
     return chip
 

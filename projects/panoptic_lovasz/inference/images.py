@@ -1,0 +1,125 @@
+"""Images of every kind as 8-bit RGB arrays, and the files that a user means."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.utils.file_io import PathManager
+from PIL import Image, ImageOps
+
+from ..errors import DatasetError
+
+__all__ = ["IMAGE_SUFFIXES", "as_rgb", "find_files", "read_image"]
+
+# Endings by which the images in a folder are known.
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image file as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
+
+    Greyscale becomes three equal channels, transparency is dropped, 16-bit values are reduced to
+    their high byte, and of an animation the first picture is taken.
+
+    Raises:
+        DatasetError: if the file is missing, is not an image, or is damaged; names the file.
+    """
+    path = os.fspath(path)
+    try:
+        with PathManager.open(path, "rb") as f, Image.open(f) as image:
+            return _pil_to_rgb(image)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such file") from None
+    except Exception as error:  # Pillow raises errors of many types for a damaged file
+        raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RGB") -> np.ndarray:
+    """Bring an array, a PIL image or a file to uint8 (H, W, 3) RGB.
+
+    Args:
+        image: a path; a PIL image; or a uint8 or uint16 array of shape (H, W), (H, W, 1),
+            (H, W, 3) or (H, W, 4), whose fourth channel, transparency, is dropped.
+        order: "RGB" or "BGR", the order of an array's channels.
+
+    Raises:
+        DatasetError: the file cannot be read, or the array is of another dtype or shape.
+    """
+    if isinstance(image, Image.Image):
+        return _pil_to_rgb(image)
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise DatasetError(
+            f"expected a path, a PIL image or a NumPy array, not a {type(image).__name__}"
+        )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise DatasetError(
+            f"expected a uint8 or uint16 array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), "
+            f"not {image.dtype} {image.shape}"
+        )
+    if image.size == 0:
+        raise DatasetError(f"the image has no pixels: its shape is {image.shape}")
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    elif order == "BGR":
+        image = image[..., 2::-1]
+    return np.ascontiguousarray(image[..., :3])
+
+
+def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
+    """The files that folders, glob patterns and paths stand for, in order, each once.
+
+    A folder stands for the images directly in it, known by their names' endings; a pattern
+    (``**`` reaches into folders) for every file that it matches; a path for itself, whatever it
+    is. Within a folder or pattern files are sorted by name.
+
+    Raises:
+        DatasetError: if an input stands for no file.
+    """
+    found: dict[Path, None] = {}
+    for given in map(os.fspath, inputs):
+        if os.path.isdir(given):
+            with os.scandir(given) as entries:
+                names = [e.name for e in entries if e.is_file()]
+            files = [
+                os.path.join(given, n)
+                for n in sorted(names)
+                if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES
+            ]
+            problem = f"the folder has no image among its {len(names)} files"
+        elif os.path.exists(given):
+            files, problem = [given], ""
+        else:
+            files = [f for f in sorted(glob.glob(given, recursive=True)) if os.path.isfile(f)]
+            problem = "there is no such file or folder, and no file matches it as a pattern"
+        if not files:
+            raise DatasetError(f"{given}: {problem}")
+        found.update(dict.fromkeys(map(Path, files)))
+    return list(found)
+
+
+def _pil_to_rgb(image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return as_rgb(np.asarray(image).astype(np.uint16))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise DatasetError(
+                f"its values are {'floats' if image.mode == 'F' else '32-bit integers'} from "
+                f"{values.min()} to {values.max()}; expected 8 or 16 bits per channel"
+            )
+        return as_rgb(values.astype(np.uint16))
+    return np.asarray(image.convert("RGB"))

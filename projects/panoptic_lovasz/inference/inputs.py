@@ -1,0 +1,83 @@
+"""What a prediction job works on: images, videos and cameras, with a name for each one's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog
+
+from ..errors import DatasetError
+from .images import find_files
+from .video import VIDEO_SUFFIXES
+
+__all__ = ["Inputs"]
+
+
+@dataclass
+class Inputs:
+    """Images, videos and cameras to predict.
+
+    Attributes:
+        images: file -> name of its output, without folder and ending; no two are alike.
+        videos: file -> name of its output.
+        cameras: indices.
+        truth: image file -> its dataset dict with the ground truth, where there is one.
+    """
+
+    images: dict[Path, str] = field(default_factory=dict)
+    videos: dict[Path, str] = field(default_factory=dict)
+    cameras: list[int] = field(default_factory=list)
+    truth: dict[Path, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Inputs:
+        """Understand files, folders and patterns (see ``find_files``), and indices of cameras.
+
+        Raises:
+            DatasetError: if an argument stands for nothing.
+        """
+        is_camera = [a.isdecimal() and not Path(a).exists() for a in arguments]
+        cameras = [int(a) for a, yes in zip(arguments, is_camera, strict=True) if yes]
+        files = find_files([a for a, yes in zip(arguments, is_camera, strict=True) if not yes])
+        videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
+        images = [f for f in files if f.suffix.lower() not in VIDEO_SUFFIXES]
+        return cls(_unique_names(images), _unique_names(videos), cameras)
+
+    @classmethod
+    def from_dataset(cls, name: str) -> Inputs:
+        """The images of a registered panoptic data set, with their ground truth.
+
+        Raises:
+            DatasetError: if no such data set is registered, or it is not panoptic.
+        """
+        if name not in DatasetCatalog.list():
+            raise DatasetError(f"data set '{name}' is not registered")
+        dicts = DatasetCatalog.get(name)
+        if not dicts or "pan_seg_file_name" not in dicts[0]:
+            raise DatasetError(f"data set '{name}' has no panoptic ground truth")
+        truth = {Path(d["file_name"]): d for d in dicts}
+        return cls(images=_unique_names(list(truth)), truth=truth)
+
+    def image_ids(self) -> dict[Path, int | str]:
+        """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg."""
+        if self.truth:
+            return {path: d["image_id"] for path, d in self.truth.items()}
+        ids = {f: int(f.stem) for f in self.images if f.stem.isdecimal()}
+        return ids if len(set(ids.values())) == len(self.images) else {}
+
+
+def _unique_names(files: Sequence[Path]) -> dict[Path, str]:
+    """The files' names without endings, with a number where two would be alike."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.stem, 1
+        while name in taken:
+            number += 1
+            name = f"{file.stem}_{number}"
+        taken.add(name)
+        names[file] = name
+    return names

@@ -1,0 +1,251 @@
+"""From images to panoptic results, with nothing but a checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from PIL import Image
+
+from ..checkpoint import find_checkpoint, load_weights
+from ..config import load_config
+from ..data import PanopticClasses
+from ..errors import ConfigError, DatasetError
+from .images import as_rgb
+from .result import PanopticResult
+
+__all__ = ["PanopticPredictor"]
+
+ImageLike = np.ndarray | Image.Image | str | os.PathLike
+
+# With batches, this many of them are read ahead to put images of one size together.
+_BATCHES_AHEAD = 4
+
+
+class PanopticPredictor:
+    """Predicts panoptic segmentations of single images, lists and streams.
+
+    Unlike Detectron2's ``DefaultPredictor``, which goes on working, it takes paths and PIL images,
+    arrays in RGB, batches, and returns a :class:`PanopticResult`; the segmentation is the same.
+
+        predictor = PanopticPredictor.from_checkpoint("output/shapes")
+        predictor("photo.jpg").save("prediction.png")
+        for result in predictor.predict(sorted(Path("photos").glob("*.jpg"))):
+            print(result.source, [s.class_name for s in result.segments])
+
+    Args:
+        cfg: a config of Panoptic FPN; ``MODEL.WEIGHTS`` are loaded, if not empty.
+        classes: the classes; by default those of the config's data sets, if one is registered
+            and there, else numbered ones ("thing 3").
+        device: "cpu", "cuda", ...; by default ``MODEL.DEVICE``, or the CPU where it has no CUDA.
+        batch_size: images that go through the network together, if their sizes agree.
+        amp: compute in mixed precision: float16 on CUDA, bfloat16 on the CPU.
+        array_order: "RGB", or "BGR" for arrays read by OpenCV.
+
+    Raises:
+        ConfigError: if the weights are missing or do not fit, or a device is not there.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        classes: PanopticClasses | None = None,
+        device: str | None = None,
+        batch_size: int = 1,
+        amp: bool = False,
+        array_order: str = "RGB",
+    ):
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
+        if array_order not in ("RGB", "BGR"):
+            raise ConfigError(f"array_order is {array_order!r}, expected 'RGB' or 'BGR'")
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.cfg.MODEL.DEVICE = _device(device, cfg.MODEL.DEVICE)
+        self.classes = classes or _registered_classes(cfg) or _numbered_classes(cfg)
+        if not _fit(self.classes, cfg):
+            raise ConfigError(
+                f"{self.classes.num_things} thing and {self.classes.num_semantic} semantic classes "
+                f"are given, but MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES "
+                f"are {_class_counts(cfg)}"
+            )
+        self.batch_size = batch_size
+        self.amp = amp
+        self.array_order = array_order
+        self.model = build_model(self.cfg).eval()
+        if cfg.MODEL.WEIGHTS:
+            load_weights(self.model, cfg.MODEL.WEIGHTS)
+        self._resize = T.ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+        )
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | os.PathLike, opts: Sequence[str] = (), **options
+    ) -> PanopticPredictor:
+        """Load a model from what training wrote, and nothing else.
+
+        Args:
+            path: the OUTPUT_DIR of a training, or a weights file in it.
+            opts: KEY, VALUE, ... that change the checkpoint's config.
+            options: those of :class:`PanopticPredictor`.
+
+        Raises:
+            ConfigError: if files are missing or do not fit together.
+        """
+        checkpoint = find_checkpoint(path)
+        opts = ["MODEL.WEIGHTS", str(checkpoint.weights), *opts]
+        cfg = load_config(checkpoint.config_file, opts)
+        return cls(cfg, **{"classes": checkpoint.classes, **options})
+
+    @property
+    def categories(self) -> list[dict]:
+        """The classes as ``categories`` of a COCO panoptic JSON."""
+        c = self.classes
+        kinds = [
+            (1, c.thing_dataset_ids, c.thing_classes, c.thing_colors),
+            (0, c.stuff_dataset_ids, c.stuff_classes[1:], c.stuff_colors[1:]),
+        ]
+        return [
+            {"id": i, "name": name, "isthing": isthing, "color": list(color)}
+            for isthing, *columns in kinds
+            for i, name, color in zip(*columns, strict=True)
+        ]
+
+    def __call__(self, image: ImageLike) -> PanopticResult:
+        """Predict one image: a path, a PIL image, or an array (see :func:`~.images.as_rgb`).
+
+        Raises:
+            DatasetError: the image cannot be read or is of the wrong kind.
+        """
+        return self._run([self._load(image)])[0]
+
+    def predict(
+        self,
+        images: Iterable[ImageLike],
+        on_error: Callable[[DatasetError], object] | None = None,
+    ) -> Iterator[PanopticResult]:
+        """Predict a list or a stream of images, in order.
+
+        Args:
+            images: paths, PIL images or arrays; read as they are needed.
+            on_error: called for an image that cannot be read, which is then left out; by default
+                the error is raised.
+
+        Raises:
+            DatasetError: an image cannot be read and there is no ``on_error``.
+        """
+        inputs = self._load_all(images, on_error)
+        ahead = self.batch_size * (_BATCHES_AHEAD if self.batch_size > 1 else 1)
+        while window := list(itertools.islice(inputs, ahead)):
+            by_size: dict[tuple, list[int]] = {}
+            for i, item in enumerate(window):
+                by_size.setdefault(item.tensor.shape, []).append(i)
+            results: dict[int, PanopticResult] = {}
+            for same_size in by_size.values():
+                for start in range(0, len(same_size), self.batch_size):
+                    batch = same_size[start : start + self.batch_size]
+                    results.update(zip(batch, self._run([window[i] for i in batch]), strict=True))
+            yield from (results[i] for i in range(len(window)))
+
+    def _load_all(self, images, on_error) -> Iterator[_Input]:
+        for i, image in enumerate(images):
+            try:
+                item = self._load(image)
+            except DatasetError as error:
+                if not isinstance(image, (str, os.PathLike)):
+                    error = DatasetError(f"image {i}: {error}")
+                if on_error is None:
+                    raise error from None
+                on_error(error)
+            else:
+                yield item
+
+    def _load(self, image: ImageLike) -> _Input:
+        source = Path(image) if isinstance(image, (str, os.PathLike)) else None
+        rgb = as_rgb(image, self.array_order)
+        resize = self._resize.get_transform(rgb)
+        if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        pixels = resize.apply_image(rgb)
+        if self.cfg.INPUT.FORMAT == "BGR":
+            pixels = pixels[..., ::-1]
+        tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return _Input(rgb, tensor, source)
+
+    @torch.inference_mode()
+    def _run(self, inputs: list[_Input]) -> list[PanopticResult]:
+        batch = [
+            {"image": x.tensor, "height": x.rgb.shape[0], "width": x.rgb.shape[1]} for x in inputs
+        ]
+        device = torch.device(self.cfg.MODEL.DEVICE).type
+        dtype = torch.bfloat16 if device == "cpu" else torch.float16
+        with torch.autocast(device, dtype=dtype, enabled=self.amp):
+            outputs = self.model(batch)
+        results = []
+        for item, output in zip(inputs, outputs, strict=True):
+            panoptic_seg, segments_info = output["panoptic_seg"]
+            panoptic_seg = panoptic_seg.cpu().numpy()
+            results.append(
+                PanopticResult.from_output(
+                    item.rgb, panoptic_seg, segments_info, self.classes, item.source
+                )
+            )
+        return results
+
+
+class _Input(NamedTuple):
+    rgb: np.ndarray  # uint8 (H, W, 3), original size
+    tensor: torch.Tensor  # uint8 (3, h, w), as the network takes it
+    source: Path | None
+
+
+def _device(wanted: str | None, configured: str) -> str:
+    if wanted is None:
+        cuda = torch.cuda.is_available()
+        return configured if cuda or not configured.startswith("cuda") else "cpu"
+    try:
+        torch.zeros(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{wanted}' cannot be used here: {reason}") from error
+    return wanted
+
+
+def _class_counts(cfg: CfgNode) -> tuple[int, int]:
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def _fit(classes: PanopticClasses, cfg: CfgNode) -> bool:
+    return (classes.num_things, classes.num_semantic) == _class_counts(cfg)
+
+
+def _registered_classes(cfg: CfgNode) -> PanopticClasses | None:
+    """Classes of the first data set in the config that is known here and has as many."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("thing_dataset_id_to_contiguous_id"):
+            classes = PanopticClasses.from_metadata(metadata)
+            if _fit(classes, cfg):
+                return classes
+    return None
+
+
+def _numbered_classes(cfg: CfgNode) -> PanopticClasses:
+    """Classes with names such as "thing 3"."""
+    num_things, num_semantic = _class_counts(cfg)
+    names = [(f"thing {i}", 1) for i in range(num_things)]
+    names += [(f"stuff {i}", 0) for i in range(1, num_semantic)]
+    return PanopticClasses.from_categories(
+        [{"id": i, "name": n, "isthing": isthing} for i, (n, isthing) in enumerate(names, start=1)]
+    )
