@@ -64,6 +64,7 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
     _add_data_config(cfg)
     _add_loss_config(cfg)
+    _add_combine_config(cfg)
     # Let evaluation also write the panoptic predictions, in COCO's submission format, into
     # OUTPUT_DIR/inference.
     cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
@@ -118,3 +119,15 @@ def _add_loss_config(cfg: CN) -> None:
     loss.FUSED = True
     # Implementation of the fused loss: "auto", "torch", "numba" (CPU) or "triton" (CUDA).
     loss.IMPL = "auto"
+
+
+def _add_combine_config(cfg: CN) -> None:
+    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    # Post-processing and merging: "fast", or "detectron2" for Detectron2's own. Same results.
+    combine.IMPL = "fast"
+    # Labels of the semantic head that are void: never stuff, their pixels stay unassigned.
+    combine.VOID_LABELS = []
+    # Where an instance and a stuff class claim the same pixel, the more confident wins: the class
+    # if its softmax probability exceeds the instance's score times mask probability by MARGIN.
+    combine.CONFIDENCE_AWARE = False
+    combine.MARGIN = 0.3
