@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
@@ -38,12 +39,12 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     try:
         written = CN.load_yaml_with_base(config_file, allow_unsafe=False)
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (OSError, AssertionError, KeyError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"config {config_file}: {_message(error)}") from error
+    except Exception as error:  # YAML and yacs raise errors of many types
+        raise ConfigError(f"config {config_file}: {_message(error, cfg)}") from error
     try:
         cfg.merge_from_list(opts)
-    except (AssertionError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"options {opts}: {_message(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"options {' '.join(map(str, opts))}: {_message(error, cfg)}") from error
     register_from_config(cfg)
     set_class_counts(cfg, given={*_flat_keys(written), *opts[::2]})
     return cfg
@@ -56,8 +57,14 @@ def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
     return keys
 
 
-def _message(error: Exception) -> str:
-    return str(error.args[0]) if isinstance(error, KeyError) else str(error)
+def _message(error: Exception, cfg: CN) -> str:
+    """What an error says, with the known key that is most like an unknown one."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
+    if unknown:
+        similar = difflib.get_close_matches(unknown[1], _flat_keys(cfg), n=1)
+        text += f"; did you mean {similar[0]}?" if similar else ""
+    return text
 
 
 def add_panoptic_lovasz_config(cfg: CN) -> None:
@@ -66,7 +73,7 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     _add_loss_config(cfg)
     _add_combine_config(cfg)
     # Let evaluation also write the panoptic predictions, in COCO's submission format, into
-    # OUTPUT_DIR/inference.
+    # OUTPUT_DIR/inference/<data set>.
     cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
 
 

@@ -18,7 +18,12 @@ from .classes import PanopticClasses
 from .fields import check_field, check_file_name, check_unique, shorten
 from .id_map import MAX_SEGMENT_ID, VOID
 
-__all__ = ["check_segment", "load_coco_panoptic_json", "read_coco_panoptic_json"]
+__all__ = [
+    "check_segment",
+    "load_coco_panoptic_json",
+    "read_categories",
+    "read_coco_panoptic_json",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +36,8 @@ def read_coco_panoptic_json(json_file: str | os.PathLike) -> dict[str, Any]:
     """
     json_file = os.fspath(json_file)
     try:
-        with PathManager.open(json_file, "rb") as f:
-            content = json.load(f)
-    except FileNotFoundError:
-        raise DatasetError(f"panoptic JSON {json_file} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(_read_bytes(json_file))
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"panoptic JSON {json_file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{json_file}: expected an object, found a {type(content).__name__}")
@@ -44,6 +46,37 @@ def read_coco_panoptic_json(json_file: str | os.PathLike) -> dict[str, Any]:
             found = type(content[field]).__name__ if field in content else "nothing"
             raise DatasetError(f"{json_file}: expected a list '{field}', found {found}")
     return content
+
+
+def read_categories(json_file: str | os.PathLike) -> list[Any]:
+    """Read the "categories" of a COCO panoptic JSON, without the rest where that is possible.
+
+    That of COCO's training set takes a second instead of ten, and needs no memory for the segments.
+
+    Raises:
+        DatasetError: if the file is missing, is not JSON, or lacks one of the lists.
+    """
+    content = _read_bytes(os.fspath(json_file))
+    key = b'"categories"'
+    if content.count(key) == 1:
+        rest = content[content.index(key) + len(key) :].lstrip(b" \t\r\n:")
+        try:
+            categories, _ = json.JSONDecoder().raw_decode(rest.decode())
+        except (ValueError, RecursionError):
+            categories = None  # the whole file tells what is wrong
+        if isinstance(categories, list):
+            return categories
+    return read_coco_panoptic_json(json_file)["categories"]
+
+
+def _read_bytes(json_file: str) -> bytes:
+    try:
+        with PathManager.open(json_file, "rb") as f:
+            return f.read()
+    except FileNotFoundError:
+        raise DatasetError(f"panoptic JSON {json_file} does not exist") from None
+    except OSError as error:
+        raise DatasetError(f"panoptic JSON {json_file} cannot be read: {error}") from error
 
 
 def load_coco_panoptic_json(
@@ -173,7 +206,7 @@ def _resolve_files(
         path = os.path.join(folder, record[field])
         parent, name = os.path.split(path)
         if parent not in listings:
-            listings[parent] = set(PathManager.ls(parent)) if PathManager.isdir(parent) else set()
+            listings[parent] = _list_folder(parent)
         if name not in listings[parent]:
             missing.append(record[field])
         record[field] = path
@@ -185,3 +218,10 @@ def _resolve_files(
             f"{os.path.abspath(folder)} {what}"
             + (f" {some}" if what == "lacks" else f" (looked there for {some})")
         )
+
+
+def _list_folder(folder: str) -> set[str]:
+    try:
+        return set(PathManager.ls(folder))
+    except OSError:  # not there, or not readable: its files count as missing
+        return set()

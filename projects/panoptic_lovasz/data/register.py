@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, DatasetError
 from .classes import PanopticClasses
-from .coco_panoptic import load_coco_panoptic_json, read_coco_panoptic_json
+from .coco_panoptic import load_coco_panoptic_json, read_categories
 
 __all__ = [
     "get_panoptic_classes",
@@ -107,7 +107,7 @@ def get_panoptic_classes(names: Sequence[str]) -> PanopticClasses:
             raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
         classes.append(PanopticClasses.from_metadata(MetadataCatalog.get(name)))
     for name, other in zip(names[1:], classes[1:], strict=True):
-        for field in ("thing_classes", "stuff_classes"):
+        for field in ("thing_classes", "stuff_classes", "thing_segment_ids", "stuff_segment_ids"):
             if getattr(other, field) != getattr(classes[0], field):
                 raise ConfigError(
                     f"the data sets '{names[0]}' and '{name}' differ in {field}: "
@@ -135,7 +135,7 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
         given = [key for key in _COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         metadata = MetadataCatalog.get(name)
-        if metadata.get("thing_classes") is None or metadata.get("stuff_classes") is None:
+        if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
             missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
             if missing_json and not set(_COUNT_KEYS) <= set(given):
                 raise DatasetError(
@@ -225,8 +225,7 @@ def _classes_of(json_file: str) -> PanopticClasses | None:
     """Classes of a JSON, None if it is not there."""
     if not PathManager.isfile(json_file):
         return None
-    content = read_coco_panoptic_json(json_file)
-    return PanopticClasses.from_categories(content["categories"], json_file)
+    return PanopticClasses.from_categories(read_categories(json_file), json_file)
 
 
 def _splits(entry: dict[str, Any], where: str) -> list[dict[str, str]]:
