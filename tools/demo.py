@@ -38,7 +38,7 @@ def last_evaluation(metrics_file: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default="output/shapes", help="folder of the results")
+    parser.add_argument("--output", default="output/demo", help="folder of the results")
     output = Path(parser.parse_args().output)
 
     run("-m", "panoptic_lovasz.tools.make_shapes", "--output", "datasets/shapes")
