@@ -9,7 +9,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from panoptic_lovasz.data import PanopticSample, register_coco_panoptic, write_coco_panoptic
+from panoptic_lovasz.data import (
+    PanopticClasses,
+    PanopticSample,
+    register_coco_panoptic,
+    write_coco_panoptic,
+)
 from panoptic_lovasz.data.id_map import read_panoptic_png
 
 CATEGORIES = [
@@ -18,7 +23,6 @@ CATEGORIES = [
     {"id": 20, "name": "road", "isthing": 0},
     {"id": 31, "name": "dog", "isthing": 1},
 ]
-SEMANTIC_LABEL = {11: 0, 31: 0, 7: 1, 20: 2}  # things, sky, road
 SIZE = (48, 64)
 
 
@@ -55,17 +59,17 @@ def dataset(tmp_path) -> str:
     MetadataCatalog.remove(name)
 
 
-def model_output(record: dict, perturb=lambda ids: ids) -> dict:
+def model_output(record: dict, classes: PanopticClasses, perturb=lambda ids: ids) -> dict:
     """What Panoptic FPN would return for a dataset dict if it saw the ground truth, perturbed."""
     truth = read_panoptic_png(record["pan_seg_file_name"])
-    info = {s["id"]: s for s in record["segments_info"] if not s["iscrowd"]}
+    info = {s["id"]: s for s in record["segments_info"] if not s.get("iscrowd")}
     ids = perturb(np.where(np.isin(truth, list(info)), truth, 0))
     present = [i for i in np.unique(ids).tolist() if i]
     panoptic, segments = np.zeros(ids.shape, np.int32), []
     semantic = np.zeros(ids.shape, np.int64)
     things = []
     for new_id, old_id in enumerate(present, start=1):
-        isthing, class_id = info[old_id]["isthing"], info[old_id]["category_id"]
+        isthing, class_id = classes.segment_class(info[old_id])
         panoptic[ids == old_id] = new_id
         semantic[ids == old_id] = 0 if isthing else class_id
         segments.append({"id": new_id, "isthing": isthing, "category_id": class_id})
@@ -77,9 +81,10 @@ def model_output(record: dict, perturb=lambda ids: ids) -> dict:
     instances.pred_boxes = Boxes(torch.tensor([_box(m) for m in masks]).reshape(-1, 4))
     instances.pred_classes = torch.tensor([c for c, _ in things], dtype=torch.int64)
     instances.scores = torch.ones(len(things))
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(semantic), classes.num_semantic)
     return {
         "panoptic_seg": (torch.from_numpy(panoptic), segments),
-        "sem_seg": torch.nn.functional.one_hot(torch.from_numpy(semantic), 3).permute(2, 0, 1),
+        "sem_seg": one_hot.permute(2, 0, 1),
         "instances": instances,
     }
 
@@ -96,16 +101,27 @@ def shifted(ids: np.ndarray) -> np.ndarray:
     return ids
 
 
+def model_outputs(dataset: str, perturb=lambda ids: ids) -> tuple[list[dict], list[dict]]:
+    """Inputs and outputs of a model on a whole registered data set."""
+    inputs = DatasetCatalog.get(dataset)
+    classes = PanopticClasses.from_metadata(MetadataCatalog.get(dataset))
+    return inputs, [model_output(record, classes, perturb) for record in inputs]
+
+
 @pytest.fixture
 def outputs(dataset):
     """Imperfect (inputs, outputs) of a model on the whole data set; a fresh copy each call."""
-    inputs = DatasetCatalog.get(dataset)
-    made = [model_output(record, shifted) for record in inputs]
-    return lambda: (copy.deepcopy(inputs), copy.deepcopy(made))
+    made = model_outputs(dataset, shifted)
+    return lambda: copy.deepcopy(made)
 
 
 @pytest.fixture
 def perfect_outputs(dataset):
     """(inputs, outputs) of a model that predicts the ground truth."""
-    inputs = DatasetCatalog.get(dataset)
-    return inputs, [model_output(record) for record in inputs]
+    return model_outputs(dataset)
+
+
+@pytest.fixture
+def predict_perfectly():
+    """Function of a data set's name that returns (inputs, outputs) as ``perfect_outputs``."""
+    return model_outputs

@@ -286,6 +286,19 @@ def test_iou_away_from_boundaries_forgives_a_line_drawn_one_pixel_off():
     assert quality.iou_per_class(near_boundaries=False)[2:].tolist() == [1.0, 1.0]
 
 
+def test_boundaries_may_be_left_unseen():
+    gt, segments = _block([PERSON, SKY]), _segments((PERSON, 3), (SKY, 90))
+    quality = PanopticQuality(CATEGORIES, boundaries=False)
+    quality.add(gt, segments, gt, segments)
+    seen = evaluate([(gt, segments, gt, segments)])
+    assert np.array_equal(quality.confusion.sum(0), seen.confusion.sum(0))
+    assert np.array_equal(quality.iou_per_class(), seen.iou_per_class(), equal_nan=True)
+    with pytest.raises(ValueError, match="has not looked at boundaries"):
+        quality.iou_per_class(near_boundaries=False)
+    with pytest.raises(ValueError, match="cannot merge"):
+        quality.merge(seen)
+
+
 def test_a_wrong_area_in_the_json_changes_nothing():
     gt = _block([PERSON, SKY])
     stated = [
@@ -310,7 +323,7 @@ GOOD = _segments((1, 3), (2, 90))
         ((MAP, GOOD, MAP * 0, GOOD), r"only in the map: \[\], only in segments_info: \[1, 2\]"),
         ((MAP, GOOD, MAP, GOOD + GOOD[:1]), r"must be positive and differ.*\[1, 1, 2\]"),
         ((MAP, _segments((0, 3)), MAP, GOOD), "must be positive"),
-        ((MAP, GOOD, MAP - 2, GOOD), "negative ids"),
+        ((MAP, GOOD, MAP - 2, []), r"only in the map: \[-1\]"),
         ((MAP, GOOD, MAP.astype(float), GOOD), r"must be \(H, W\) integers; got \(4, 8\) float64"),
         ((MAP[None], GOOD, MAP, GOOD), r"ground truth: a panoptic map must be \(H, W\)"),
     ],
@@ -324,7 +337,7 @@ def test_wrong_input_is_one_error_that_names_the_image_and_leaves_no_trace(image
 
 
 def test_accumulators_over_different_categories_do_not_merge():
-    with pytest.raises(DatasetError, match="different categories"):
+    with pytest.raises(ValueError, match="different categories"):
         PanopticQuality(CATEGORIES).merge(PanopticQuality(CATEGORIES[:2]))
     with pytest.raises(DatasetError, match="more than once"):
         PanopticQuality(CATEGORIES + CATEGORIES[:1])

@@ -37,13 +37,13 @@ def build_evaluator(
     Args:
         cfg: its ``TEST.SAVE_PANOPTIC_PREDICTIONS`` writes the predictions out.
         dataset_name: name of a registered data set.
-        output_folder: for reports; by default ``inference`` in cfg.OUTPUT_DIR.
+        output_folder: for reports; by default ``inference/<dataset_name>`` in cfg.OUTPUT_DIR.
 
     Raises:
         ConfigError: the data set is of another type.
         DatasetError: the data set has no panoptic annotations.
     """
-    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind in _PANOPTIC:
         evaluators = _panoptic_evaluators(cfg, dataset_name, output_folder)

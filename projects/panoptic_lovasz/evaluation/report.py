@@ -84,9 +84,8 @@ def log_report(quality: PanopticQuality) -> None:
         + _table(summary, ["", "PQ", "SQ", "RQ", "mIoU", "#categories"])
     )
     extra = ["PQ_small", "PQ_medium", "PQ_large", "mIoU_st_interior"]
-    logger.info(
-        "By size, and away from boundaries:\n" + _table([[metrics[k] for k in extra]], extra)
-    )
+    values = [[metrics[key] for key in extra]]
+    logger.info("By size, and away from boundaries:\n" + _table(values, extra))
     columns = ["PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
     logger.info(
         "Per-category panoptic quality:\n"

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = ["evaluate_submission", "write_submission_json"]
 
 logger = logging.getLogger(__name__)
 
+_CHUNK = 16  # images per task
+
 
 def evaluate_submission(
     pred_json: str | os.PathLike,
@@ -27,6 +30,7 @@ def evaluate_submission(
     pred_dir: str | os.PathLike | None = None,
     gt_dir: str | os.PathLike | None = None,
     *,
+    num_workers: int | None = None,
     progress: bool = True,
 ) -> PanopticQuality:
     """Compare two sets of files in the COCO panoptic format, as panopticapi's ``pq_compute`` does.
@@ -35,7 +39,8 @@ def evaluate_submission(
         pred_json: JSON with a list ``annotations`` of {image_id, file_name, segments_info}.
         gt_json: the ground truth's panoptic JSON.
         pred_dir, gt_dir: folders of the PNGs; by default the JSON's path without its suffix.
-        progress: show a progress bar.
+        num_workers: threads; by default one per core.
+        progress: show a progress bar if stderr is a terminal.
 
     Raises:
         DatasetError: a file is missing or not what it should be, an image has no prediction, or a
@@ -48,8 +53,46 @@ def evaluate_submission(
         if not folder.is_dir():
             raise DatasetError(f"the folder of PNGs {folder} does not exist")
     content = read_coco_panoptic_json(gt_json)
+    pairs = [
+        (gt_dir / truth["file_name"], truth, pred_dir / prediction["file_name"], prediction)
+        for truth, prediction in _paired(content["annotations"], gt_json, pred_json)
+    ]
+
+    def evaluate(first: int) -> PanopticQuality:
+        part = PanopticQuality(content["categories"])
+        for gt_png, truth, pred_png, prediction in pairs[first : first + _CHUNK]:
+            part.add(
+                read_panoptic_png(gt_png),
+                truth["segments_info"],
+                read_panoptic_png(pred_png),
+                prediction["segments_info"],
+                name=str(pred_png),
+            )
+        return part
+
     quality = PanopticQuality(content["categories"])
-    truths = _by_image(content["annotations"], gt_json)
+    # Threads will do: Pillow and NumPy let go of the interpreter while they decode and compare.
+    with (
+        ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
+        tqdm(total=len(pairs), desc="PQ", disable=None if progress else True) as bar,
+    ):
+        for part in pool.map(evaluate, range(0, len(pairs), _CHUNK)):
+            quality.merge(part)
+            bar.update(part.num_images)
+    return quality
+
+
+def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[str, Any]]) -> None:
+    """Write the JSON of a submission, whose PNGs are written already."""
+    content = json.dumps({"annotations": list(annotations)})
+    write_atomically(path, lambda f: f.write(content.encode()))
+
+
+def _paired(
+    gt_annotations: Sequence[Any], gt_json: Path, pred_json: Path
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Ground truth and prediction of every image of the ground truth."""
+    truths = _by_image(gt_annotations, gt_json)
     predictions = _by_image(_read_annotations(pred_json), pred_json)
     missing = truths.keys() - predictions.keys()
     if missing:
@@ -62,22 +105,7 @@ def evaluate_submission(
             f"{pred_json}: {len(predictions) - len(truths)} predictions are of images that "
             f"{gt_json} lacks; they are left out"
         )
-    for image_id, truth in tqdm(truths.items(), desc="PQ", disable=not progress):
-        prediction = predictions[image_id]
-        quality.add(
-            read_panoptic_png(gt_dir / truth["file_name"]),
-            truth["segments_info"],
-            read_panoptic_png(pred_dir / prediction["file_name"]),
-            prediction["segments_info"],
-            name=str(pred_dir / prediction["file_name"]),
-        )
-    return quality
-
-
-def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[str, Any]]) -> None:
-    """Write the JSON of a submission, whose PNGs are written already."""
-    content = json.dumps({"annotations": list(annotations)})
-    write_atomically(path, lambda f: f.write(content.encode()))
+    return [(truth, predictions[image_id]) for image_id, truth in truths.items()]
 
 
 def _read_annotations(path: Path) -> list[Any]:

@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+from panopticapi.evaluation import pq_compute
+from panopticapi.utils import id2rgb
+from PIL import Image
+
+from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.evaluation import evaluate_submission
+from panoptic_lovasz.evaluation.report import panoptic_metrics
+from panoptic_lovasz.tools.evaluate import main
+
+CATEGORIES = [{"id": 4, "name": "cup", "isthing": 1}, {"id": 9, "name": "table", "isthing": 0}]
+
+
+@pytest.fixture
+def submission(tmp_path):
+    """Ground truth and imperfect predictions of six images, where panopticapi expects them."""
+    rng = np.random.default_rng(1)
+    annotations = {"gt": [], "pred": []}
+    for kind in annotations:
+        (tmp_path / kind).mkdir()
+    for n in range(6):
+        ids = np.full((20, 30), 9)
+        ids[2:10, 3:12], ids[11:18, 15:29] = 300, 301
+        ids[0] = 0
+        guess = np.roll(ids, rng.integers(0, 4, 2), axis=(0, 1))
+        for kind, id_map in (("gt", ids), ("pred", guess)):
+            Image.fromarray(id2rgb(id_map)).save(tmp_path / kind / f"{n}.png")
+            segments = [
+                {
+                    "id": i,
+                    "category_id": 9 if i == 9 else 4,
+                    "area": int((ids == i).sum()),
+                    "iscrowd": 0,
+                }
+                for i in (9, 300, 301)
+            ]
+            annotations[kind].append(
+                {"image_id": n, "file_name": f"{n}.png", "segments_info": segments}
+            )
+    gt = {"images": [], "annotations": annotations["gt"], "categories": CATEGORIES}
+    (tmp_path / "gt.json").write_text(json.dumps(gt))
+    (tmp_path / "pred.json").write_text(json.dumps({"annotations": annotations["pred"]}))
+    return tmp_path
+
+
+def test_a_submission_scores_as_with_panopticapi(submission):
+    pred, gt = submission / "pred.json", submission / "gt.json"
+    theirs = pq_compute(str(gt), str(pred))
+    ours = panoptic_metrics(evaluate_submission(pred, gt, progress=False))
+    assert 30 < ours["PQ"] < 95
+    for suffix, group in (("", "All"), ("_th", "Things"), ("_st", "Stuff")):
+        for metric in ("PQ", "SQ", "RQ"):
+            expected = 100 * theirs[group][metric.lower()]
+            assert ours[metric + suffix] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_command_prints_tables_and_writes_reports(submission, capsys):
+    out = submission / "report"
+    files = [str(submission / "pred.json"), str(submission / "gt.json")]
+    folders = ["--pred-dir", str(submission / "pred"), "--gt-dir", str(submission / "gt")]
+    assert main([*files, *folders, "--output", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "| Things" in printed.replace("|  Things", "| Things")
+    assert "cup" in printed
+    assert json.loads((out / "panoptic_quality.json").read_text())["num_images"] == 6
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"].pop(3), "1 of 6 images have no prediction.*image_id 3"),
+        (lambda c: c["annotations"].append(c["annotations"][0]), "0 is annotated more than once"),
+        (lambda c: c["annotations"][2].pop("file_name"), r"annotations\[2\] has no 'file_name'"),
+        (lambda c: c.pop("annotations"), "expected an object with a list 'annotations'"),
+        (
+            lambda c: c["annotations"][1]["segments_info"].pop(),
+            r"1.png: .*only in the map: \[301\]",
+        ),
+        (
+            lambda c: c["annotations"][1]["segments_info"][0].update(category_id=5),
+            "1.png: prediction: segment 9 has category_id 5",
+        ),
+        (
+            lambda c: c["annotations"][1]["segments_info"][0].pop("category_id"),
+            "1.png: prediction: .*'category_id'",
+        ),
+        (lambda c: c["annotations"][4].update(file_name="x.png"), "x.png does not exist"),
+    ],
+)
+def test_a_faulty_submission_is_one_error_that_names_the_file(submission, change, message, capsys):
+    edit(submission / "pred.json", change)
+    with pytest.raises(DatasetError, match=message):
+        evaluate_submission(submission / "pred.json", submission / "gt.json", progress=False)
+    assert main([str(submission / "pred.json"), str(submission / "gt.json")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_missing_files_are_errors(submission):
+    with pytest.raises(DatasetError, match="nowhere does not exist"):
+        evaluate_submission(submission / "pred.json", submission / "gt.json", gt_dir="nowhere")
+    (submission / "pred.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"pred.json cannot be read as JSON"):
+        evaluate_submission(submission / "pred.json", submission / "gt.json")
