@@ -1,0 +1,316 @@
+import math
+import sys
+
+import oracle
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panoptic_lovasz.losses import cross_entropy_lovasz, fused, fused_torch, lovasz_softmax
+
+BINS = {"num_bins": 2**15}  # few pixels share a bin
+
+
+def make(batch=2, num_classes=5, size=(5, 6), *, scale_factor=4, ignored=0.2, scale=2.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, num_classes, *size, generator=generator) * scale
+    height, width = (s * scale_factor for s in size)
+    target = torch.randint(0, max(num_classes - 1, 1), (batch, height, width), generator=generator)
+    target[torch.rand(target.shape, generator=generator) < ignored] = 255
+    return logits.requires_grad_(), target
+
+
+def torch_loss(logits, target, **options):
+    return cross_entropy_lovasz(logits, target, impl="torch", **options)
+
+
+def gradient(loss, logits):
+    return torch.autograd.grad(loss, logits, retain_graph=True)[0].double()
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+
+
+@pytest.mark.parametrize("scale_factor", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_values_and_gradients_are_those_of_the_upsampled_logits(scale_factor, per_image, weighted):
+    logits, target = make(scale_factor=scale_factor)
+    weights = torch.tensor([0.5, 2.0, 1.0, 0.1, 3.0]) if weighted else None
+    options = {"scale_factor": scale_factor, "per_image": per_image, "class_weights": weights}
+    found = torch_loss(logits, target, **BINS, **options)
+    expected = oracle.cross_entropy_lovasz(logits, target, **options)
+    for term, expected_term in zip(found, expected, strict=True):
+        assert term.dtype == torch.float32 and term.shape == ()
+        assert term.item() == pytest.approx(expected_term.item(), abs=2e-6)
+        assert relative(gradient(term, logits), gradient(expected_term, logits)) < 1e-3
+
+
+@given(
+    seed=st.integers(0, 2**16),
+    batch=st.integers(1, 3),
+    num_classes=st.integers(2, 7),
+    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    scale_factor=st.integers(1, 5),
+    ignored=st.sampled_from([0.0, 0.5, 0.99]),
+    scale=st.sampled_from([0.0, 1.0, 30.0]),
+    strip=st.sampled_from([1, 200, 1 << 20]),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_shape_cut_into_any_strips_gives_the_same(
+    seed, batch, num_classes, size, scale_factor, ignored, scale, strip
+):
+    options = {"scale_factor": scale_factor, "ignored": ignored, "scale": scale, "seed": seed}
+    logits, target = make(batch, num_classes, size, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_torch, "STRIP_ELEMENTS", strip)
+        ce, lovasz = torch_loss(logits, target, scale_factor=scale_factor, num_bins=64)
+        found = gradient(ce + lovasz, logits)
+    expected_ce, expected_lovasz = oracle.cross_entropy_lovasz(
+        logits, target, scale_factor=scale_factor
+    )
+    assert ce.item() == pytest.approx(expected_ce.item(), rel=1e-5, abs=1e-6)
+    assert abs(lovasz.item() - expected_lovasz.item()) <= 1 / 64 + 1e-6
+    ce, lovasz = torch_loss(logits, target, scale_factor=scale_factor, num_bins=64)
+    assert relative(found, gradient(ce + lovasz, logits)) < 1e-5
+
+
+def test_each_term_has_its_own_gradient_and_takes_any_factor():
+    logits, target = make()
+    ce, lovasz = torch_loss(logits, target, ce_weight=0.5, lovasz_weight=3.0)
+    plain_ce, plain_lovasz = torch_loss(logits, target)
+    assert ce.item() == pytest.approx(0.5 * plain_ce.item())
+    assert lovasz.item() == pytest.approx(3 * plain_lovasz.item())
+    ce_gradient, lovasz_gradient = gradient(plain_ce, logits), gradient(plain_lovasz, logits)
+    assert relative(gradient(ce, logits), 0.5 * ce_gradient) < 1e-6
+    assert relative(gradient(lovasz, logits), 3 * lovasz_gradient) < 1e-6
+    both = gradient(7 * ce - 2 * lovasz, logits)
+    assert relative(both, 3.5 * ce_gradient - 6 * lovasz_gradient) < 1e-5
+
+
+def test_both_terms_together_are_the_sum_of_cross_entropy_and_lovasz_softmax():
+    logits, target = make()
+    ce, lovasz = torch_loss(logits, target)
+    upsampled = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False)
+    assert ce.item() == pytest.approx(F.cross_entropy(upsampled, target, ignore_index=255).item())
+    assert lovasz.item() == pytest.approx(lovasz_softmax(upsampled, target).item(), abs=1e-6)
+
+
+def test_with_a_lovasz_weight_of_0_only_the_cross_entropy_is_computed(monkeypatch):
+    monkeypatch.setattr(fused_torch, "_bins", lambda *_: pytest.fail("counted for nothing"))
+    logits, target = make()
+    ce, lovasz = torch_loss(logits, target, lovasz_weight=0.0)
+    expected, _ = oracle.cross_entropy_lovasz(logits, target)
+    assert lovasz.item() == 0
+    assert ce.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert relative(gradient(ce + lovasz, logits), gradient(expected, logits)) < 1e-5
+    assert not gradient(lovasz, logits).any()
+
+
+def test_with_a_cross_entropy_weight_of_0_only_the_lovasz_loss_has_a_gradient():
+    logits, target = make()
+    ce, lovasz = torch_loss(logits, target, ce_weight=0.0)
+    assert ce.item() == 0
+    assert not gradient(ce, logits).any()
+    assert relative(gradient(ce + lovasz, logits), gradient(lovasz, logits)) == 0
+
+
+def test_only_classes_that_take_part_are_counted(monkeypatch):
+    logits, target = make()  # class 4 is not present
+    rows = []
+    bins = fused_torch._bins
+    monkeypatch.setattr(fused_torch, "_bins", lambda p, y, c, k: rows.append(c) or bins(p, y, c, k))
+    torch_loss(logits, target)
+    torch_loss(logits, target, classes=[1, 4])
+    assert rows[0].tolist() == [0, 1, 2, 3]
+    assert rows[-1].tolist() == [1, 4]
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_batch_without_labels_costs_0_and_has_zero_gradients(per_image):
+    logits, target = make(ignored=1.1)
+    ce, lovasz = torch_loss(logits, target, per_image=per_image)
+    assert ce.item() == lovasz.item() == 0
+    assert not gradient(ce + lovasz, logits).any()
+
+
+def test_an_image_without_labels_changes_nothing_for_the_others():
+    logits, target = make(batch=3)
+    target[1] = 255
+    for per_image in (False, True):
+        ce, lovasz = torch_loss(logits, target, per_image=per_image)
+        others = [0, 2]
+        expected = torch_loss(logits[others], target[others], per_image=per_image)
+        assert ce.item() == pytest.approx(expected[0].item(), abs=1e-6)
+        assert lovasz.item() == pytest.approx(expected[1].item(), abs=1e-6)
+        assert not gradient(ce + lovasz, logits)[1].any()
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3, 3), (2, 5, 0, 3)])
+def test_an_empty_batch_costs_0(shape):
+    logits = torch.zeros(shape, requires_grad=True)
+    target = torch.zeros(shape[0], shape[2] * 4, shape[3] * 4, dtype=torch.long)
+    for per_image in (False, True):
+        ce, lovasz = cross_entropy_lovasz(logits, target, per_image=per_image)
+        assert ce.item() == lovasz.item() == 0
+        assert gradient(ce + lovasz, logits).shape == shape
+
+
+def test_one_pixel_and_one_class_will_do():
+    logits = torch.tensor([0.3, 1.2]).view(1, 2, 1, 1).requires_grad_()
+    target = torch.ones(1, 4, 4, dtype=torch.long)
+    ce, lovasz = torch_loss(logits, target)
+    p = logits.softmax(1)[0, 1].item()
+    assert ce.item() == pytest.approx(-math.log(p))
+    assert lovasz.item() == pytest.approx(1 - p, abs=1e-6)
+    ce, lovasz = torch_loss(logits[:, :1], target - 1)
+    assert ce.item() == lovasz.item() == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_both_losses_are_nan_where_a_pixel_that_counts_is_not_finite(bad):
+    logits, target = make(ignored=0)
+    with torch.no_grad():
+        logits[0, 0, 2, 2] = bad
+    ce, lovasz = torch_loss(logits, target)
+    assert ce.isnan() and lovasz.isnan()
+
+
+def test_a_nan_in_a_place_without_labels_harms_nothing():
+    logits, target = make(size=(6, 6))
+    target[:, :12] = 255
+    ce, lovasz = torch_loss(logits, target)
+    expected = gradient(ce + lovasz, logits)
+    with torch.no_grad():
+        logits[:, :, 0] = math.nan
+    same_ce, same_lovasz = torch_loss(logits, target)
+    assert same_ce == ce and same_lovasz == lovasz
+    found = gradient(same_ce + same_lovasz, logits)
+    assert torch.equal(found[:, :, 2:], expected[:, :, 2:])
+    assert not found[:, :, 0].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_losses_are_float32_and_gradients_of_the_type_of_the_logits(dtype):
+    logits, target = make()
+    logits = logits.detach().to(dtype).requires_grad_()
+    ce, lovasz = torch_loss(logits, target, **BINS)
+    (found,) = torch.autograd.grad(ce + lovasz, logits)
+    expected = oracle.cross_entropy_lovasz(logits, target)
+    assert ce.dtype == lovasz.dtype == torch.float32
+    assert found.dtype == dtype
+    assert ce.item() == pytest.approx(expected[0].item(), abs=2e-6)
+    assert lovasz.item() == pytest.approx(expected[1].item(), abs=2e-6)
+    assert relative(found.double(), gradient(sum(expected), logits)) < 1e-2
+
+
+def test_autocast_changes_nothing():
+    logits, target = make()
+    expected = torch_loss(logits, target)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch_loss(logits, target)
+        assert torch.equal(gradient(sum(found), logits), gradient(sum(expected), logits))
+    assert found == expected
+
+
+def test_losses_of_channels_last_and_strided_tensors_are_the_same():
+    logits, target = make()
+    expected = torch_loss(logits, target)
+    last = logits.detach().to(memory_format=torch.channels_last).requires_grad_()
+    strided = F.pad(target, (0, 3))[:, :, :-3]
+    found = torch_loss(last, strided)
+    assert found == expected
+    assert torch.equal(gradient(sum(found), last), gradient(sum(expected), logits))
+
+
+def test_a_compiled_model_breaks_its_graph_around_the_loss():
+    logits, target = make()
+
+    def step(logits):
+        ce, lovasz = torch_loss(logits * 2, target)
+        return ce + lovasz
+
+    compiled = torch.compile(step, backend="eager")
+    assert compiled(logits) == step(logits)
+    assert torch.equal(gradient(compiled(logits), logits), gradient(step(logits), logits))
+
+
+def test_values_are_the_same_without_gradients():
+    logits, target = make()
+    with torch.no_grad():
+        assert torch_loss(logits, target) == torch_loss(logits, target)
+    with torch.inference_mode():
+        assert torch_loss(logits.detach().clone(), target)[0] == torch_loss(logits, target)[0]
+
+
+def test_auto_falls_back_to_plain_pytorch_where_the_compiled_package_is_absent(monkeypatch):
+    monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.fused_numba", None)
+    assert fused._implementation("auto", torch.device("cpu")) is fused_torch
+    assert fused._implementation("auto", torch.device("meta")) is fused_torch
+    with pytest.raises(ImportError, match="fused_numba"):
+        fused._implementation("numba", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("label", [-1, 5, 254, 300])
+def test_a_label_out_of_range_is_an_error_that_names_it(label):
+    logits, target = make()
+    target[1, 2, 3] = label
+    with pytest.raises(ValueError, match=rf"label {label} .* 0 to 4 .* 255"):
+        cross_entropy_lovasz(logits, target)
+
+
+def test_passes_treat_labels_out_of_range_like_ignored_ones():
+    """On CUDA they reach the passes before the host has seen them."""
+    logits, target = make()
+    options = {"scale_factor": 4, "ignore_index": 255, "class_weights": None}
+    active = torch.ones(1, 5, dtype=torch.bool)
+    weights = torch.rand(1, 5, 2, 64)
+    results = []
+    for outside in ([255, 255], [-7, 2**31 - 1]):
+        bad = target.clone()
+        bad[0, 3, 4:6] = torch.tensor(outside)
+        counters, sums, saved = fused_torch.count(logits, bad, active, num_bins=64, **options)
+        one = torch.ones(())
+        grad = fused_torch.weigh(logits, bad, saved, active, weights, one, one, **options)
+        results.append((counters, sums, grad))
+    for ignored, outside in zip(*results, strict=True):
+        assert torch.equal(ignored, outside)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale_factor": 2}, r"\(2, 10, 12\).*upsampled by 2.*\(2, 20, 24\)"),
+        ({"scale_factor": 0}, "positive integer"),
+        ({"scale_factor": 1.5}, "positive integer"),
+        ({"num_bins": 0}, "num_bins"),
+        ({"impl": "cuda"}, "auto, torch, numba, triton, not 'cuda'"),
+        ({"classes": "none"}, '"present", "all"'),
+        ({"class_weights": [1.0, 2.0]}, "5 classes"),
+    ],
+)
+def test_arguments_that_cannot_be_are_errors(options, message):
+    logits, target = make()
+    with pytest.raises(ValueError, match=message):
+        cross_entropy_lovasz(logits, target, **options)
+
+
+def test_types_and_dimensions_are_checked():
+    logits, target = make()
+    with pytest.raises(ValueError, match="B, C, h, w"):
+        cross_entropy_lovasz(logits[0], target)
+    with pytest.raises(TypeError, match="floating"):
+        cross_entropy_lovasz(logits.long(), target)
+    with pytest.raises(TypeError, match="integer"):
+        cross_entropy_lovasz(logits, target.float())
+
+
+def test_more_pixels_than_a_counter_holds_are_an_error(monkeypatch):
+    logits, target = make()
+    monkeypatch.setattr(fused, "MAX_PIXELS", target[0].numel())
+    with pytest.raises(ValueError, match="pixels"):
+        cross_entropy_lovasz(logits, target)
+    cross_entropy_lovasz(logits, target, per_image=True)
