@@ -1,6 +1,8 @@
 """Convert a data set to the COCO panoptic format.
 
     python -m panoptic_lovasz.tools.convert camvid --input CamVid --output datasets/camvid
+    python -m panoptic_lovasz.tools.convert labels --images DIR --semantic DIR --instances DIR \
+        --categories categories.json --json out/train.json --panoptic out/panoptic_train
 
 ``python -m panoptic_lovasz.tools.convert -h`` lists the layouts that can be read.
 """
@@ -10,7 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..data.converters import convert_camvid
+from ..data.converters import (
+    convert_camvid,
+    convert_cityscapes,
+    convert_coco_instances,
+    convert_label_folders,
+    read_categories,
+)
 from ..errors import DatasetError
 
 
@@ -18,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
     args = _parser().parse_args(argv)
     try:
-        counts = args.convert(args)
+        written = args.convert(args)
     except (DatasetError, OSError) as error:
         sys.exit(f"convert: {error}")
-    for split, count in counts.items():
-        print(f"{split}: {count} images, described in {args.output}/annotations")
+    for json_file, count in written.items():
+        print(f"{json_file}: {count} images")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,30 +38,90 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert a data set to the COCO panoptic format: a JSON and id PNGs."
     )
     layouts = parser.add_subparsers(required=True, metavar="LAYOUT")
-    _add_camvid(layouts)
+    camvid = _add_release(layouts, "camvid", _camvid, "CamVid as SegNet published it, 11 classes")
+    camvid.add_argument(
+        "--min-instance-area", type=int, default=20, metavar="PIXELS", help="(%(default)s)"
+    )
+    _add_release(layouts, "cityscapes", _cityscapes, "Cityscapes, from gtFine and leftImg8bit")
+    labels = _add_folders(layouts, "labels", _labels, "a semantic and an instance PNG per image")
+    labels.add_argument("--semantic", required=True, metavar="FOLDER", help="PNGs of category ids")
+    labels.add_argument("--instances", required=True, metavar="FOLDER", help="PNGs of numbers")
+    labels.add_argument("--categories", required=True, metavar="JSON", help="id, name, isthing")
+    labels.add_argument("--void", type=int, nargs="*", default=[255], help="labels (%(default)s)")
+    coco = _add_folders(layouts, "coco", _coco, "a COCO instances JSON and PNGs of stuff")
+    coco.add_argument("--instances-json", required=True, metavar="JSON", help="things")
+    coco.add_argument("--stuff", required=True, metavar="FOLDER", help="PNGs of stuff ids")
+    coco.add_argument("--stuff-categories", required=True, metavar="JSON", help="id, name")
+    coco.add_argument("--void", type=int, nargs="*", default=[0, 255], help="labels (%(default)s)")
     return parser
 
 
-def _add_camvid(layouts) -> None:
-    parser = layouts.add_parser("camvid", help="CamVid as SegNet published it, 11 classes")
-    _add_common(parser, "folder with train/, trainannot/, val/, valannot/ ...")
-    parser.add_argument(
-        "--min-instance-area", type=int, default=20, metavar="PIXELS", help="(%(default)s)"
-    )
-    parser.set_defaults(
-        convert=lambda args: convert_camvid(
-            args.input,
-            args.output,
-            min_instance_area=args.min_instance_area,
-            overwrite=args.overwrite,
-        )
-    )
-
-
-def _add_common(parser: argparse.ArgumentParser, input_help: str) -> None:
-    parser.add_argument("--input", required=True, metavar="FOLDER", help=input_help)
+def _add_release(layouts, name: str, convert, text: str) -> argparse.ArgumentParser:
+    """A published data set: a folder in, a folder with all its splits out."""
+    parser = layouts.add_parser(name, help=text)
+    parser.add_argument("--input", required=True, metavar="FOLDER", help="the unpacked release")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
+    parser.set_defaults(convert=convert)
+    return parser
+
+
+def _add_folders(layouts, name: str, convert, text: str) -> argparse.ArgumentParser:
+    """Folders of one split in, a JSON and a folder out."""
+    parser = layouts.add_parser(name, help=text)
+    parser.add_argument("--images", required=True, metavar="FOLDER")
+    parser.add_argument("--json", required=True, metavar="FILE", help="panoptic JSON to write")
+    parser.add_argument("--panoptic", required=True, metavar="FOLDER", help="id PNGs to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
+    parser.set_defaults(convert=convert)
+    return parser
+
+
+def _camvid(args: argparse.Namespace) -> dict[str, int]:
+    counts = convert_camvid(
+        args.input,
+        args.output,
+        min_instance_area=args.min_instance_area,
+        overwrite=args.overwrite,
+    )
+    return _by_file(args.output, counts)
+
+
+def _cityscapes(args: argparse.Namespace) -> dict[str, int]:
+    counts = convert_cityscapes(args.input, args.output, overwrite=args.overwrite)
+    return _by_file(args.output, counts)
+
+
+def _by_file(output: str, counts: dict[str, int]) -> dict[str, int]:
+    return {f"{output}/annotations/panoptic_{split}.json": n for split, n in counts.items()}
+
+
+def _labels(args: argparse.Namespace) -> dict[str, int]:
+    count = convert_label_folders(
+        args.images,
+        args.semantic,
+        args.instances,
+        read_categories(args.categories),
+        args.json,
+        args.panoptic,
+        void_labels=args.void,
+        overwrite=args.overwrite,
+    )
+    return {args.json: count}
+
+
+def _coco(args: argparse.Namespace) -> dict[str, int]:
+    count = convert_coco_instances(
+        args.instances_json,
+        args.images,
+        args.stuff,
+        read_categories(args.stuff_categories),
+        args.json,
+        args.panoptic,
+        void_labels=args.void,
+        overwrite=args.overwrite,
+    )
+    return {args.json: count}
 
 
 if __name__ == "__main__":

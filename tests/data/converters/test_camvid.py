@@ -79,7 +79,7 @@ def test_a_label_file_of_another_size_is_named_with_both_sizes(tmp_path):
         convert_camvid(root, root, progress=False)
 
 
-def test_a_folder_without_the_layout_is_refused_with_what_was_expected(tmp_path, capsys):
+def test_a_folder_without_the_layout_is_refused_with_what_was_expected(tmp_path):
     with pytest.raises(SystemExit, match="none of the folders trainannot"):
         convert.main(["camvid", "--input", str(tmp_path), "--output", str(tmp_path / "out")])
 

@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panoptic_lovasz.data import load_coco_panoptic_json
+from panoptic_lovasz.data.converters import convert_coco_instances
+from panoptic_lovasz.errors import DatasetError
+
+STUFF = [{"id": 92, "name": "grass"}, {"id": 93, "name": "sky"}]
+
+
+def _box(x, y, w, h):
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+
+
+@pytest.fixture
+def source(tmp_path):
+    annotations = [
+        {"id": 1, "image_id": 5, "category_id": 3, "segmentation": _box(2, 2, 4, 4), "iscrowd": 0},
+        {"id": 2, "image_id": 5, "category_id": 3, "segmentation": _box(0, 0, 10, 10)},
+        {
+            "id": 3,
+            "image_id": 5,
+            "category_id": 3,
+            "iscrowd": 1,
+            "segmentation": {"size": [20, 30], "counts": [590, 10]},
+        },
+    ]
+    content = {
+        "images": [{"id": 5, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "categories": [{"id": 3, "name": "car", "supercategory": "vehicle"}],
+        "annotations": annotations,
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    for folder in ("images", "stuff"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "images/a.jpg")
+    stuff = np.full((20, 30), 92, np.uint8)
+    stuff[:3] = 0
+    Image.fromarray(stuff).save(tmp_path / "stuff/a.png")
+    return tmp_path
+
+
+def _convert(root):
+    return convert_coco_instances(
+        root / "instances.json",
+        root / "images",
+        root / "stuff",
+        STUFF,
+        root / "panoptic.json",
+        root / "panoptic",
+        progress=False,
+    )
+
+
+def test_things_cover_stuff_and_small_things_cover_large_ones(source):
+    assert _convert(source) == 1
+    (found,) = load_coco_panoptic_json(
+        source / "panoptic.json", source / "images", source / "panoptic"
+    )
+    assert found["image_id"] == 5
+    areas = {(s["isthing"], s["iscrowd"]): [] for s in found["segments_info"]}
+    for s in found["segments_info"]:
+        areas[s["isthing"], s["iscrowd"]].append(s["area"])
+    assert sorted(areas[True, 0]) == [16, 84]
+    assert areas[True, 1] == [10]
+    assert areas[False, 0] == [17 * 30 - 70 - 10]
+
+
+def test_a_stuff_label_that_is_no_category_is_named(source):
+    Image.fromarray(np.full((20, 30), 50, np.uint8)).save(source / "stuff/a.png")
+    with pytest.raises(DatasetError, match=r"stuff/a\.png has the labels \[50\]"):
+        _convert(source)
+
+
+def test_a_mask_that_cannot_be_decoded_is_named_with_its_annotation(source):
+    content = json.loads((source / "instances.json").read_text())
+    content["annotations"][1]["segmentation"] = {"size": [20, 30], "counts": None}
+    (source / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"a\.jpg: the mask of annotation 2 cannot be decoded"):
+        _convert(source)
+
+
+def test_a_file_that_is_no_instances_json_is_named(source):
+    (source / "instances.json").write_text("[]")
+    with pytest.raises(DatasetError, match=r"instances\.json is no COCO instances JSON"):
+        _convert(source)
