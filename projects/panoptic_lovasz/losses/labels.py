@@ -38,12 +38,10 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
     """
     if target.dtype not in _INTEGERS:
         raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
-    if target.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # a captured graph cannot report to the host
     raise_pending()
-    if target.numel() == 0:
+    if target.numel() == 0 or _is_capturing():
         return
-    extremes = torch.stack(target.masked_fill(target == ignore_index, 0).aminmax())
+    extremes = torch.stack(torch.where(target == ignore_index, 0, target).aminmax())
     if not target.is_cuda:
         _check_range(extremes, num_classes, ignore_index)
         return
@@ -61,13 +59,18 @@ def raise_pending(wait: bool = False) -> None:
     Args:
         wait: wait for those whose range has not.
     """
-    while True:
+    while not _is_capturing():
         with _pending_lock:
             if not _pending or not (wait or _pending[0][0].query()):
                 return
             copied, *label_range = _pending.popleft()
         copied.synchronize()
         _check_range(*label_range)
+
+
+def _is_capturing() -> bool:
+    """Whether a CUDA graph is being captured: it cannot report to the host."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _check_range(extremes: Tensor, num_classes: int, ignore_index: int) -> None:
@@ -87,12 +90,13 @@ def present_classes(target: Tensor, num_classes: int, ignore_index: int, num_gro
         target: (B, ...) integer, contiguous.
         num_groups: 1 (the whole batch) or B (each image).
     """
-    present = torch.zeros(num_groups, num_classes + 1, dtype=torch.bool, device=target.device)
+    # One more column on either side for labels out of range; ignored ones go there as well.
+    present = torch.zeros(num_groups, num_classes + 2, dtype=torch.bool, device=target.device)
     if target.numel():
-        label = target.view(num_groups, -1).long()
-        nothing = (label == ignore_index) | (label < 0) | (label >= num_classes)
-        present.scatter_(1, label.masked_fill(nothing, num_classes), True)
-    return present[:, :num_classes]
+        column = target.long().clamp(-1, num_classes).add_(1)
+        column = torch.where(target == ignore_index, 0, column)
+        present.scatter_(1, column.view(num_groups, -1), True)
+    return present[:, 1:-1]
 
 
 def class_shares(
