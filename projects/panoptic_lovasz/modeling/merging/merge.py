@@ -26,7 +26,7 @@ class Merged(NamedTuple):
     """A merge whose results may still be on the device."""
 
     panoptic_seg: torch.Tensor  # (H, W) int32
-    summary: torch.Tensor  # (4 N + 2 K,) int64, see _summary
+    summary: torch.Tensor  # (4 N + 2 K,) float64, see _summary
     num_instances: int
     num_labels: int
 
@@ -148,26 +148,25 @@ def _passes_for(device: torch.device) -> ModuleType:
 
 
 def _summary(order, accepted, classes, scores, stuff, free) -> torch.Tensor:
-    """One int64 table, so that one copy brings everything to the host."""
-    bits = scores[order].double().view(torch.int64)
-    return torch.cat([order, accepted.long(), classes[order].long(), bits, stuff.long(), free])
+    """One float64 table, exact for all of it, so that one copy brings everything to the host."""
+    columns = [order, accepted, classes[order], scores[order], stuff, free]
+    return torch.cat([column.double() for column in columns])
 
 
-def segments_info(merged: Merged, summary: list[int]) -> list[dict]:
+def segments_info(merged: Merged, summary: list[float]) -> list[dict]:
     """Detectron2's ``segments_info``, its fields in their order, from ``merged.summary``."""
     n, k = merged.num_instances, merged.num_labels
-    columns = torch.tensor(summary[: 4 * n]).reshape(4, n)
-    score_of = columns[3].view(torch.float64).tolist()
     segments = []
-    for index, accepted, category, score in zip(*columns[:3].tolist(), score_of, strict=True):
+    columns = (summary[start : start + n] for start in range(0, 4 * n, n or 1))
+    for index, accepted, category, score in zip(*columns, strict=True):
         if accepted:
             segments.append(
                 {
                     "id": len(segments) + 1,
                     "isthing": True,
                     "score": score,
-                    "category_id": category,
-                    "instance_id": index,
+                    "category_id": int(category),
+                    "instance_id": int(index),
                 }
             )
     stuff, area = summary[4 * n : 4 * n + k], summary[4 * n + k :]
@@ -178,7 +177,7 @@ def segments_info(merged: Merged, summary: list[int]) -> list[dict]:
                     "id": len(segments) + 1,
                     "isthing": False,
                     "category_id": label,
-                    "area": area[label],
+                    "area": int(area[label]),
                 }
             )
     return segments

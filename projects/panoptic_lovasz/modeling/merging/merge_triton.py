@@ -38,21 +38,20 @@ def _step(
     inside = (y < height) & (x < width)
     pixel = y * width + x
 
-    claims = False
     last = tl.maximum(position - 1, 0)
+    area = tl.load(areas + last)
+    share = tl.load(covered + last).to(tl.float64) / tl.maximum(area, 1).to(tl.float64)
+    taken = (tl.load(active + last) != 0) & (area > 0) & (share <= tl.load(threshold))
+    taken &= position > 0
+    if taken & (y0 == 0) & (x0 == 0):
+        tl.store(accepted + last, 1)
     claimant = tl.load(order + last)
-    if position > 0:
-        area = tl.load(areas + last)
-        share = tl.load(covered + last).to(tl.float64) / tl.maximum(area, 1).to(tl.float64)
-        taken = (tl.load(active + last) != 0) & (area > 0) & (share <= tl.load(threshold))
-        if (y0 == 0) & (x0 == 0):
-            tl.store(accepted + last, taken.to(tl.int8))
-        claims = taken & _meets(regions + 4 * claimant, y0, x0, TILE_HEIGHT, TILE_WIDTH)
-    counts = False
-    candidate = tl.load(order + tl.minimum(position, count - 1))
-    if position < count:
-        considered = tl.load(active + position) != 0
-        counts = considered & _meets(regions + 4 * candidate, y0, x0, TILE_HEIGHT, TILE_WIDTH)
+    claims = taken & _meets(regions + 4 * claimant, y0, x0, TILE_HEIGHT, TILE_WIDTH)
+
+    next = tl.minimum(position, count - 1)
+    candidate = tl.load(order + next)
+    counts = (position < count) & (tl.load(active + next) != 0)
+    counts &= _meets(regions + 4 * candidate, y0, x0, TILE_HEIGHT, TILE_WIDTH)
 
     if claims | counts:
         owned = tl.load(owner + pixel, mask=inside, other=0)
@@ -62,8 +61,8 @@ def _step(
             tl.store(owner + pixel, owned, mask=inside)
         if counts:
             mask = tl.load(masks + candidate * height * width + pixel, mask=inside, other=0) != 0
-            tl.atomic_add(areas + position, tl.sum(mask.to(tl.int32)))
-            tl.atomic_add(covered + position, tl.sum((mask & (owned > 0)).to(tl.int32)))
+            tl.atomic_add(areas + next, tl.sum(mask.to(tl.int32)))
+            tl.atomic_add(covered + next, tl.sum((mask & (owned > 0)).to(tl.int32)))
 
 
 def accept(masks, regions, order, active, overlap_threshold):

@@ -77,15 +77,14 @@ def postprocess_panoptic(
     how = (logits, scale, tuple(image_size), size)
     labels = semantic_labels(*how)
     instances, is_finite, usable = _rescale(detections, size)
-    if usable.is_cuda:
-        # Bet on usable boxes: then all that the host must know arrives in one copy.
+    if _waiting_is_cheap(usable):
+        flags, lost = [is_finite.item(), *usable.tolist()], True
+    else:  # bet on usable boxes: then all that the host must know arrives in one copy
         result, merged = _paste_and_merge(instances, how, labels, rules)
-        table = torch.cat([is_finite[None].long(), usable.long(), merged.summary]).tolist()
+        table = torch.cat([is_finite[None], usable, merged.summary]).tolist()
         flags, summary = table[: len(usable) + 1], table[len(usable) + 1 :]
-        won = all(flags)
-    else:
-        flags, won = [is_finite.item(), *usable.tolist()], False
-    if not won:
+        lost = not all(flags)
+    if lost:
         if not flags[0]:
             raise FloatingPointError(
                 "The detector returned boxes with infinite or NaN coordinates; were the weights "
@@ -99,6 +98,10 @@ def postprocess_panoptic(
         "instances": result,
         "panoptic_seg": (merged.panoptic_seg, segments_info(merged, summary)),
     }
+
+
+def _waiting_is_cheap(tensor: torch.Tensor) -> bool:
+    return not tensor.is_cuda
 
 
 def _rescale(detections: Instances, size) -> tuple[Instances, torch.Tensor, torch.Tensor]:
@@ -135,7 +138,7 @@ def _paste_and_merge(instances, how, labels, rules) -> tuple[Instances, Merged]:
     merged = merge_on_device(
         instances.scores,
         instances.pred_classes,
-        result.pred_masks.bool(),
+        result.pred_masks,
         paste_regions(boxes, size),
         labels,
         len(how[0]),

@@ -1,0 +1,145 @@
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from panoptic_lovasz.modeling.merging import SemSegLogits, sem_seg
+from panoptic_lovasz.modeling.merging.sem_seg import semantic_labels, semantic_logits
+
+
+def _detectron2(logits, scale, image_size, size):
+    """What SemSegFPNHead.forward and PanopticFPN.inference do to the logits of an image."""
+    logits = F.interpolate(logits[None], scale_factor=scale, mode="bilinear", align_corners=False)
+    return sem_seg_postprocess(logits[0], image_size, *size)
+
+
+@st.composite
+def _resizes(draw):
+    """Logits and sizes on either side of MIN_PIXELS, with and without a second resize."""
+    scale = draw(st.sampled_from([1, 2, 4, 8]))
+    h, w = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    classes = draw(st.integers(1, 9))
+    image_size = tuple(max(1, scale * n - draw(st.integers(0, 31))) for n in (h, w))
+    size = draw(st.one_of(st.just(image_size), st.tuples(st.integers(1, 250), st.integers(1, 250))))
+    logits = torch.randn(
+        classes, h, w, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    )
+    if draw(st.booleans()):
+        logits = logits.round()  # many ties between classes
+    return logits, scale, image_size, size
+
+
+@pytest.fixture(params=["compiled", "chunks"])
+def _implementation(request, monkeypatch):
+    if request.param == "chunks":
+        monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
+
+
+@pytest.fixture(params=[1, 2])
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_implementation", "_threads")
+def test_labels_and_logits_equal_detectron2_bit_for_bit():
+    @settings(deadline=None, max_examples=60)
+    @given(_resizes())
+    def check(resize):
+        expected = _detectron2(*resize)
+        assert torch.equal(semantic_logits(*resize), expected)
+        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+    check()
+
+
+def test_the_compiled_kernels_reproduce_this_pytorch():
+    numba_kernels = pytest.importorskip("panoptic_lovasz.modeling.merging.upsample_numba")
+    assert numba_kernels.arithmetic() is not None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_give_detectron2s_labels(value):
+    logits = torch.randn(5, 40, 50)
+    logits[2, 7, 9] = value
+    resize = (logits, 4, (150, 190), (200, 210))
+    assert torch.equal(semantic_labels(*resize).long(), _detectron2(*resize).argmax(dim=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_another_float_type_and_in_channels_last_give_detectron2s_labels(dtype):
+    logits = torch.randn(1, 6, 40, 50).to(memory_format=torch.channels_last)[0]
+    for values in (logits, logits.to(dtype)):
+        resize = (values, 4, (150, 190), (200, 210))
+        expected = _detectron2(*resize)
+        assert torch.equal(semantic_logits(*resize), expected)
+        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.fixture
+def resize():
+    return torch.randn(5, 40, 50), 4, (150, 190), (200, 210)
+
+
+@pytest.fixture
+def lazy(resize):
+    return SemSegLogits(*resize, semantic_labels(*resize))
+
+
+def test_argmax_over_classes_is_answered_without_the_logits(lazy, resize, monkeypatch):
+    monkeypatch.setattr(sem_seg, "semantic_logits", None)  # cannot be called
+    assert lazy.shape == (5, 200, 210) and lazy.size(0) == len(lazy) == 5
+    assert lazy.dtype == torch.float32 and lazy.device.type == "cpu"
+    expected = _detectron2(*resize).argmax(dim=0)
+    for labels in (lazy.argmax(dim=0), lazy.argmax(0), torch.argmax(lazy, dim=-3)):
+        assert labels.dtype == torch.int64
+        assert torch.equal(labels, expected)
+
+
+def _saved(tensor):
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda t: t[:],
+        lambda t: t.cpu(),
+        lambda t: t + 0,
+        lambda t: t.contiguous(),
+        lambda t: torch.stack(list(t)),
+        lambda t: torch.stack([t, t])[1],
+        lambda t: torch.from_numpy(t.numpy()),
+        lambda t: torch.from_numpy(np.asarray(t)),
+        lambda t: pickle.loads(pickle.dumps(t)),
+        lambda t: copy.deepcopy(t),
+        _saved,
+    ],
+)
+def test_any_other_use_sees_the_ordinary_logits(lazy, resize, read):
+    result = read(lazy)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, _detectron2(*resize))
+
+
+def test_argmax_of_another_kind_sees_the_ordinary_logits(lazy, resize):
+    logits = _detectron2(*resize)
+    assert lazy.argmax() == logits.argmax()
+    assert torch.equal(lazy.argmax(0, keepdim=True), logits.argmax(0, keepdim=True))
+    assert torch.equal(lazy.argmax(dim=1), logits.argmax(dim=1))
+
+
+def test_the_logits_are_computed_once(lazy):
+    assert lazy.cpu().data_ptr() == lazy[:].data_ptr()
