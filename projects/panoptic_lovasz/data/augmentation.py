@@ -42,5 +42,9 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.
     if cfg.INPUT.COLOR_AUG_SSD:
         from detectron2.projects.point_rend import ColorAugSSDTransform
 
+        if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
+            raise ConfigError(
+                f"INPUT.COLOR_AUG_SSD needs BGR or RGB images; INPUT.FORMAT is {cfg.INPUT.FORMAT}"
+            )
         augmentations.append(ColorAugSSDTransform(img_format=cfg.INPUT.FORMAT))
     return augmentations

@@ -1,0 +1,170 @@
+import pytest
+import yaml
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from panoptic_lovasz import add_panoptic_lovasz_config, load_config
+from panoptic_lovasz.data import make_shapes
+from panoptic_lovasz.errors import ConfigError, DatasetError
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("config") / "shapes"
+    return make_shapes(root, num_train=1, num_val=1, size=64, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _forget_registrations():
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(content, name="config.yaml"):
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def own_data(shapes, **more):
+    """A user's config: a data set, and nothing about its classes."""
+    return {
+        "DATASETS": {
+            "PANOPTIC": [
+                {
+                    "name": "own_{split}",
+                    "json": f"{shapes}/annotations/{{split}}.json",
+                    "images": f"{shapes}/{{split}}",
+                    "panoptic": f"{shapes}/panoptic_{{split}}",
+                    "splits": ["train", "val"],
+                }
+            ],
+            "TRAIN": ["own_train"],
+            "TEST": ["own_val"],
+        },
+        **more,
+    }
+
+
+def counts(cfg):
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def given(things=None, semantic=None):
+    model = {}
+    if things is not None:
+        model["ROI_HEADS"] = {"NUM_CLASSES": things}
+    if semantic is not None:
+        model["SEM_SEG_HEAD"] = {"NUM_CLASSES": semantic}
+    return {"MODEL": model}
+
+
+def test_a_config_registers_its_data_and_counts_its_classes(write, shapes):
+    cfg = load_config(write(own_data(shapes)))
+    assert counts(cfg) == (4, 6)
+    assert len(DatasetCatalog.get("own_train")) == 1
+    assert not cfg.is_frozen()
+
+
+def test_a_dumped_config_loads_again_to_the_same(write, shapes):
+    cfg = load_config(write(own_data(shapes)), ["SOLVER.BASE_LR", "0.5"])
+    again = load_config(write(cfg.dump(), "dumped.yaml"))
+    assert again.dump() == cfg.dump()
+    assert again.SOLVER.BASE_LR == 0.5
+
+
+def test_counts_may_be_given_if_they_are_those_of_the_data(write, shapes):
+    assert counts(load_config(write(own_data(shapes, **given(4, 6))))) == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (given(things=80), "ROI_HEADS.NUM_CLASSES is 80, but the data set 'own_train' has 4"),
+        (given(semantic=54), "SEM_SEG_HEAD.NUM_CLASSES is 54, but the data set 'own_train' has 6"),
+    ],
+)
+def test_a_contradiction_is_an_error_even_for_a_default_value(write, shapes, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(own_data(shapes, **wrong)))
+    write(wrong, "base.yaml")
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(own_data(shapes, _BASE_="base.yaml"), "inherits.yaml"))
+    key = "MODEL." + message.split(" ")[0]
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(own_data(shapes)), [key, message.split()[2].rstrip(",")])
+
+
+def test_a_zoo_config_of_detectron2_has_cocos_counts(write):
+    content = {"DATASETS": {"TRAIN": ["coco_2017_train_panoptic_separated"]}}
+    assert counts(load_config(write(content))) == (80, 54)
+
+
+def test_where_the_data_is_not_the_config_that_training_wrote_still_loads(write, shapes, tmp_path):
+    content = own_data(tmp_path / "gone", **given(4, 6))
+    cfg = load_config(write(content))
+    assert counts(cfg) == (4, 6)
+    assert MetadataCatalog.get(cfg.DATASETS.TEST[0]).evaluator_type == "panoptic_lovasz"
+    with pytest.raises(DatasetError, match=r"gone/annotations/train\.json does not exist"):
+        DatasetCatalog.get("own_train")
+
+
+def test_missing_data_whose_classes_are_needed_is_an_error_with_the_path(write, tmp_path):
+    with pytest.raises(
+        DatasetError, match=r"'own_train': the panoptic JSON .*gone/annotations/train\.json"
+    ):
+        load_config(write(own_data(tmp_path / "gone")))
+
+
+def test_an_unknown_key_is_an_error_with_the_nearest_known_one(write):
+    with pytest.raises(ConfigError, match=r"config\.yaml.*BASE_LRR; did you mean SOLVER.BASE_LR\?"):
+        load_config(write({"SOLVER": {"BASE_LRR": 1.0}}))
+    with pytest.raises(ConfigError, match=r"options .*did you mean SOLVER.BASE_LR\?"):
+        load_config(write({}), ["SOLVER.BASE_LRR", "1"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SEED: [",
+        "- a\n- b",
+        "just text",
+        "SEED: {a: 1}",
+        "_BASE_: nowhere.yaml",
+        "SEED: !!python/object/apply:os.getpid []",
+        "VERSION: 99",
+        "\0",
+    ],
+)
+def test_a_file_that_is_no_config_is_an_error_that_names_it(write, text):
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_config(write(text))
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_options_that_do_not_fit_are_an_error(write):
+    with pytest.raises(ConfigError, match="options SEED"):
+        load_config(write({}), ["SEED"])
+    with pytest.raises(ConfigError, match=r"options .*SEED"):
+        load_config(write({}), ["SEED", "abc"])
+
+
+def test_every_key_of_the_project_has_a_default():
+    plain, cfg = get_cfg(), get_cfg()
+    add_panoptic_lovasz_config(cfg)
+    assert cfg.DATASETS.PANOPTIC == []
+    assert cfg.INPUT.LSJ.ENABLED is False
+    assert cfg.INPUT.COLOR_AUG_SSD is False
+    assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 1.0
+    assert counts(cfg) == counts(plain)
