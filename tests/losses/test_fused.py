@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from panoptic_lovasz.losses import cross_entropy_lovasz, fused, fused_torch, lovasz_softmax
 
@@ -76,6 +78,29 @@ def test_any_shape_cut_into_any_strips_gives_the_same(
     assert abs(lovasz.item() - expected_lovasz.item()) <= 1 / 64 + 1e-6
     ce, lovasz = torch_loss(logits, target, scale_factor=scale_factor, num_bins=64)
     assert relative(found, gradient(ce + lovasz, logits)) < 1e-5
+
+
+class LargestTensor(TorchDispatchMode):
+    """Largest number of elements that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def test_nothing_of_the_size_of_the_upsampled_logits_is_ever_stored(monkeypatch):
+    monkeypatch.setattr(fused_torch, "STRIP_ELEMENTS", 1 << 13)
+    logits, target = make(batch=2, num_classes=40, size=(16, 16))
+    with LargestTensor() as largest:
+        ce, lovasz = torch_loss(logits, target, num_bins=16)
+        (ce + lovasz).backward()
+    assert largest.elements <= max(logits.numel(), 6 << 13)
+    assert largest.elements < 40 * target.numel() / 6
 
 
 def test_each_term_has_its_own_gradient_and_takes_any_factor():
