@@ -1,0 +1,76 @@
+"""Write a repaired copy of a data set, where the repair is certain."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import DatasetError
+from ..id_map import VOID, read_panoptic_png, write_atomically, write_panoptic_png
+from .check import CheckReport
+
+__all__ = ["repair_coco_panoptic"]
+
+
+def repair_coco_panoptic(
+    report: CheckReport, json_file: str | os.PathLike, panoptic: str | os.PathLike
+) -> tuple[Path, Path]:
+    """Write NAME.fixed.json and, if a PNG has unknown ids, FOLDER.fixed beside the originals.
+
+    Areas and boxes are taken from the PNGs, segments without a pixel are left out, and pixels
+    whose id no segment has become void. Everything else stays as it is.
+
+    Args:
+        report: of a check of these files.
+        json_file: the original JSON, which is not touched.
+        panoptic: the original folder of PNGs, which is not touched.
+
+    Returns:
+        The JSON written, and the folder of PNGs that belongs to it.
+
+    Raises:
+        DatasetError: if a repaired copy exists already.
+    """
+    json_file, panoptic = Path(json_file), Path(panoptic)
+    fixed_json = json_file.with_suffix(".fixed.json")
+    fixed_panoptic = panoptic.with_name(f"{panoptic.name}.fixed")
+    needs_pngs = any(found.unknown_ids for found in report.findings.values())
+    for path in (fixed_json, fixed_panoptic) if needs_pngs else (fixed_json,):
+        if path.exists():
+            raise DatasetError(f"{path} exists already: remove it to have it written anew")
+    content = {**report.content, "annotations": list(report.content["annotations"])}
+    for n, found in report.findings.items():
+        annotation = content["annotations"][n]
+        segments = [_repair_segment(s, found.areas, found.boxes) for s in found.segments]
+        content["annotations"][n] = {**annotation, "segments_info": segments}
+    if needs_pngs:
+        _write_pngs(report, panoptic, fixed_panoptic)
+    write_atomically(fixed_json, lambda f: f.write(json.dumps(content).encode()))
+    return fixed_json, fixed_panoptic if needs_pngs else panoptic
+
+
+def _repair_segment(segment: dict[str, Any], areas: dict, boxes: dict) -> dict[str, Any]:
+    return {**segment, "area": areas[segment["id"]], "bbox": boxes[segment["id"]]}
+
+
+def _write_pngs(report: CheckReport, panoptic: Path, fixed: Path) -> None:
+    partial = fixed.with_name(f".{fixed.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for n, found in report.findings.items():
+            name = report.content["annotations"][n]["file_name"]
+            target = partial / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not found.unknown_ids:
+                shutil.copy2(panoptic / name, target)
+                continue
+            ids = read_panoptic_png(panoptic / name)
+            write_panoptic_png(target, np.where(np.isin(ids, found.unknown_ids), VOID, ids))
+        os.replace(partial, fixed)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,82 @@
+"""Check a data set in the COCO panoptic format and describe it.
+
+    python -m panoptic_lovasz.tools.check_dataset JSON --images DIR --panoptic DIR
+    python -m panoptic_lovasz.tools.check_dataset NAME --config-file my_config.yaml
+
+Exit code: 0 if it can be used, 1 if there are errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..config import load_config
+from ..data.checking import CheckReport, check_coco_panoptic, repair_coco_panoptic
+from ..errors import ConfigError, DatasetError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        json_file, images, panoptic = _locate(args)
+        report = check_coco_panoptic(json_file, images, panoptic, workers=args.workers)
+        _print(report, None if args.all else 50)
+        if args.plot:
+            report.statistics.plot(args.plot)
+            print(f"Plot: {args.plot}")
+        if args.fix:
+            fixed_json, fixed_panoptic = repair_coco_panoptic(report, json_file, panoptic)
+            print(f"Repaired copy: {fixed_json}, with the PNGs in {fixed_panoptic}")
+    except (ConfigError, DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 1 if report.errors else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Check a data set in the COCO panoptic format and describe it."
+    )
+    add = parser.add_argument
+    add("dataset", metavar="JSON|NAME", help="panoptic JSON, or the name of a registered data set")
+    add("--images", metavar="DIR", help="folder of the images")
+    add("--panoptic", metavar="DIR", help="folder of the id PNGs")
+    add("--config-file", metavar="FILE", help="config whose DATASETS.PANOPTIC has the name")
+    add("--plot", metavar="PNG", type=Path, help="draw pixels and instances by class")
+    add("--fix", action="store_true", help="write a repaired copy beside the original")
+    add("--workers", type=int, metavar="N", help="threads (one a processor)")
+    add("--all", action="store_true", help="print every fault, not the first 50")
+    return parser
+
+
+def _locate(args: argparse.Namespace) -> tuple[str, str, str]:
+    if args.images and args.panoptic:
+        return args.dataset, args.images, args.panoptic
+    if args.config_file:
+        load_config(args.config_file)
+    if args.dataset not in DatasetCatalog.list():
+        raise DatasetError(
+            f"'{args.dataset}' is not a registered data set: give --config-file with the config "
+            "that names it, or a JSON with --images and --panoptic"
+        )
+    metadata = MetadataCatalog.get(args.dataset)
+    return metadata.panoptic_json, metadata.image_root, metadata.panoptic_root
+
+
+def _print(report: CheckReport, limit: int | None) -> None:
+    for fault in report.faults[:limit]:
+        print(fault)
+    if limit is not None and len(report.faults) > limit:
+        print(f"... and {len(report.faults) - limit} more; --all prints them")
+    print(f"\n{report.statistics.table()}\n")
+    warnings = len(report.faults) - len(report.errors)
+    print(f"{len(report.errors)} errors, {warnings} warnings")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
