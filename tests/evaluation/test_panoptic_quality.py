@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from panopticapi.evaluation import pq_compute_single_core
@@ -216,7 +216,12 @@ def test_merging_two_accumulators_equals_one_over_all_images(samples, cut):
     assert np.allclose(first.iou, whole.iou, atol=1e-12)
 
 
+CORNER = np.array([[0, 1, 1, 1]] + [[1, 1, 1, 1]] * 4)
+PERSON_1 = [{"id": 1, "category_id": 3, "iscrowd": 0}]
+
+
 @settings(max_examples=50, deadline=None)
+@example((CORNER, PERSON_1, CORNER, PERSON_1), 200)
 @given(images(), st.sampled_from([1, 200]))
 def test_the_confusion_matrix_counts_every_pixel_once(sample, scale):
     gt, gt_segments, pred, pred_segments = sample

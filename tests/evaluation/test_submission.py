@@ -57,6 +57,18 @@ def test_a_submission_scores_as_with_panopticapi(submission):
             assert ours[metric + suffix] == pytest.approx(expected, abs=1e-9)
 
 
+def test_two_processes_count_as_one(submission, monkeypatch):
+    files = submission / "pred.json", submission / "gt.json"
+    alone = evaluate_submission(*files, num_workers=1, progress=False)
+    monkeypatch.setattr("panoptic_lovasz.evaluation.submission._CHUNK", 2)
+    shared = evaluate_submission(*files, num_workers=2, progress=False)
+    assert panoptic_metrics(shared) == pytest.approx(panoptic_metrics(alone), nan_ok=True)
+    assert shared.num_images == 6
+    edit(submission / "pred.json", lambda c: c["annotations"][5]["segments_info"].pop())
+    with pytest.raises(DatasetError, match=r"5.png: .*only in the map: \[301\]"):
+        evaluate_submission(*files, num_workers=2, progress=False)
+
+
 def test_the_command_prints_tables_and_writes_reports(submission, capsys):
     out = submission / "report"
     files = [str(submission / "pred.json"), str(submission / "gt.json")]

@@ -263,7 +263,7 @@ def _near_boundary(ids: np.ndarray) -> np.ndarray:
     for mask in (band, band.T):
         reach = 0
         while reach < min(radius, len(mask) - 1):
-            step = min(2 * reach + 1, radius - reach, len(mask) - 1)  # widest without a gap
+            step = min(reach + 1, radius - reach)  # wider would leave gaps at the image's edges
             mask[step:] |= mask[:-step]
             mask[:-step] |= mask[step:]
             reach += step

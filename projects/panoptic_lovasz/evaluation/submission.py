@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ __all__ = ["evaluate_submission", "write_submission_json"]
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 16  # images per task
+_CHUNK = 50  # images per task of a process
 
 
 def evaluate_submission(
@@ -39,7 +41,7 @@ def evaluate_submission(
         pred_json: JSON with a list ``annotations`` of {image_id, file_name, segments_info}.
         gt_json: the ground truth's panoptic JSON.
         pred_dir, gt_dir: folders of the PNGs; by default the JSON's path without its suffix.
-        num_workers: threads; by default one per core.
+        num_workers: processes; by default one per core.
         progress: show a progress bar if stderr is a terminal.
 
     Raises:
@@ -57,28 +59,33 @@ def evaluate_submission(
         (gt_dir / truth["file_name"], truth, pred_dir / prediction["file_name"], prediction)
         for truth, prediction in _paired(content["annotations"], gt_json, pred_json)
     ]
-
-    def evaluate(first: int) -> PanopticQuality:
-        part = PanopticQuality(content["categories"])
-        for gt_png, truth, pred_png, prediction in pairs[first : first + _CHUNK]:
-            part.add(
-                read_panoptic_png(gt_png),
-                truth["segments_info"],
-                read_panoptic_png(pred_png),
-                prediction["segments_info"],
-                name=str(pred_png),
-            )
-        return part
-
+    chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     quality = PanopticQuality(content["categories"])
-    # Threads will do: Pillow and NumPy let go of the interpreter while they decode and compare.
-    with (
-        ThreadPoolExecutor(num_workers or os.cpu_count()) as pool,
-        tqdm(total=len(pairs), desc="PQ", disable=None if progress else True) as bar,
-    ):
-        for part in pool.map(evaluate, range(0, len(pairs), _CHUNK)):
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(total=len(pairs), desc="PQ", disable=None if progress else True)
+        )
+        run = map
+        if num_workers != 1 and len(chunks) > 1:
+            run = stack.enter_context(ProcessPoolExecutor(num_workers)).map
+        for part in run(functools.partial(_evaluate_chunk, content["categories"]), chunks):
             quality.merge(part)
             bar.update(part.num_images)
+    return quality
+
+
+def _evaluate_chunk(
+    categories: Sequence[dict[str, Any]], chunk: Sequence[tuple[Path, dict, Path, dict]]
+) -> PanopticQuality:
+    quality = PanopticQuality(categories)
+    for gt_png, truth, pred_png, prediction in chunk:
+        quality.add(
+            read_panoptic_png(gt_png),
+            truth["segments_info"],
+            read_panoptic_png(pred_png),
+            prediction["segments_info"],
+            name=str(pred_png),
+        )
     return quality
 
 

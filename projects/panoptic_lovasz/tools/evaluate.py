@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("gt_json", help="ground truth: COCO panoptic JSON")
     parser.add_argument("--pred-dir", help="PNGs of the predictions (default: PRED without .json)")
     parser.add_argument("--gt-dir", help="PNGs of the ground truth (default: GT without .json)")
-    parser.add_argument("--num-workers", type=int, help="threads (default: one per core)")
+    parser.add_argument("--num-workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--output", type=Path, help="write JSON and CSV reports into this folder")
     args = parser.parse_args(argv)
     setup_logger(name="panoptic_lovasz").setLevel(logging.INFO)
