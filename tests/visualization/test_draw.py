@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import Metadata
-from panoptic_lovasz.visualization.draw import draw_comparison, draw_panoptic
 from PIL import Image
+
+from panoptic_lovasz.visualization.draw import draw_comparison, draw_panoptic
 
 METADATA = Metadata(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "grass"])
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from panoptic_lovasz.visualization.labels import (
     Label,
     draw_labels,

@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import Metadata
+
 from panoptic_lovasz.visualization.palette import (
     class_colors,
     distinct_colors,

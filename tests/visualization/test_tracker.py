@@ -1,6 +1,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from panoptic_lovasz.visualization.tracker import InstanceTracker
 
 

@@ -158,6 +158,14 @@ class PanopticPredictor:
                     results.update(zip(batch, self._run([window[i] for i in batch]), strict=True))
             yield from (results[i] for i in range(len(window)))
 
+    def network_input(self, image: ImageLike) -> torch.Tensor:
+        """The image as the network takes it: resized, channels ordered; uint8 (3, h, w).
+
+        Raises:
+            DatasetError: the image cannot be read or is of the wrong kind.
+        """
+        return self._load(image).tensor
+
     def _load_all(self, images, on_error) -> Iterator[_Input]:
         for i, image in enumerate(images):
             try:
@@ -174,14 +182,16 @@ class PanopticPredictor:
     def _load(self, image: ImageLike) -> _Input:
         source = Path(image) if isinstance(image, (str, os.PathLike)) else None
         rgb = as_rgb(image, self.array_order)
+        return _Input(rgb, self._network_input(rgb), source)
+
+    def _network_input(self, rgb: np.ndarray) -> torch.Tensor:
         resize = self._resize.get_transform(rgb)
         if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
             resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
         pixels = resize.apply_image(rgb)
         if self.cfg.INPUT.FORMAT == "BGR":
             pixels = pixels[..., ::-1]
-        tensor = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-        return _Input(rgb, tensor, source)
+        return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     @torch.inference_mode()
     def _run(self, inputs: list[_Input]) -> list[PanopticResult]:

@@ -1,0 +1,283 @@
+"""The network, up to the merge, as TorchScript or ONNX.
+
+What is exported takes one image and gives the instance branch's detections and the semantic
+branch's logits. Pasting the masks, upsampling the logits and merging are left to the application,
+because they depend on the size of the original image; :func:`merge_outputs` does them in Python.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.export import TracingAdapter
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..data.id_map import write_atomically
+from ..errors import ConfigError
+from ..modeling.merging import CombineRules, postprocess_panoptic
+from .predictor import PanopticPredictor
+
+__all__ = ["OUTPUTS", "check_export", "export_predictor", "load_exported", "merge_outputs"]
+
+OUTPUTS = {
+    "boxes": "float32 (N, 4), x0, y0, x1, y1 in pixels of the network's input",
+    "classes": "int64 (N,), thing 0..T-1",
+    "masks": "float32 (N, 1, M, M), probabilities inside each box",
+    "scores": "float32 (N,), in [0, 1]",
+    "image_size": "int64 (2,), height and width of the network's input",
+    "sem_seg": "float32 (1, 1 + S, h, w), logits of the semantic classes at sem_seg_stride of the "
+    "input padded at the right and bottom",
+}
+_OPSET = 17
+_TOLERANCE = 1e-3
+_Exported = Callable[[Tensor], dict[str, Tensor]]
+
+
+def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, image: Tensor) -> None:
+    """Write a predictor's network for images of any size, and a JSON file that says how to use it.
+
+    The JSON, of the same name, holds the input's channel order and size, the outputs' meaning, the
+    rules of merging and the classes.
+
+    Args:
+        predictor: on the CPU.
+        path: the file to write, ending in ``.ts`` (TorchScript) or ``.onnx``; atomically.
+        image: float32 (3, H, W) in 0..255, in the channel order INPUT.FORMAT.
+
+    Raises:
+        ConfigError: if the ending is unknown, a package is missing, or a part of the network cannot
+            be exported; the message names the part and the reason.
+    """
+    path = Path(path)
+    write = {".ts": _write_torchscript, ".onnx": _write_onnx}.get(path.suffix)
+    if write is None:
+        raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
+    if path.suffix == ".onnx":
+        _require("onnx", "onnxscript")
+    if predictor.cfg.MODEL.DEVICE != "cpu":
+        raise ConfigError("export from the CPU: its tensors become part of the exported network")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        try:
+            _export(predictor.model, image, _network, write, partial)
+        except Exception as error:  # any operator may fail in its own way
+            raise ConfigError(_explain(predictor.model, image, write, partial, error)) from error
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    content = json.dumps(_description(predictor), indent=1).encode()
+    write_atomically(path.with_suffix(".json"), lambda f: f.write(content))
+
+
+def load_exported(path: str | os.PathLike) -> _Exported:
+    """Load what :func:`export_predictor` wrote as a function of an image, on the CPU.
+
+    The function takes a float32 (3, H, W) tensor and returns the tensors named in ``OUTPUTS``.
+
+    Raises:
+        ConfigError: if the ending is unknown or onnxruntime is missing.
+    """
+    path = Path(path)
+    if path.suffix == ".ts":
+        import torchvision  # noqa: F401  registers the operators that the file uses
+
+        script = torch.jit.load(path, map_location="cpu")
+        return lambda image: dict(zip(OUTPUTS, script(image), strict=True))
+    if path.suffix != ".onnx":
+        raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
+    runtime = _require("onnxruntime")[0]
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor) -> dict[str, Tensor]:
+        outputs = session.run(list(OUTPUTS), {"image": image.numpy()})
+        return dict(zip(OUTPUTS, map(torch.as_tensor, outputs), strict=True))
+
+    return run
+
+
+@torch.no_grad()
+def check_export(
+    predictor: PanopticPredictor, path: str | os.PathLike, images: Iterable[Tensor]
+) -> dict[str, float]:
+    """Compare an exported network's outputs with those of the network itself.
+
+    Args:
+        predictor: what was exported.
+        path: the exported file.
+        images: float32 (3, H, W) each, preferably of different sizes.
+
+    Returns:
+        The largest absolute difference of each output over all images.
+
+    Raises:
+        ConfigError: if shapes differ, or values by more than 1e-3 (absolute or relative).
+    """
+    exported = load_exported(path)
+    adapter = _adapter(predictor.model, _network, ({"image": torch.zeros(3, 64, 64)},))
+    worst = dict.fromkeys(OUTPUTS, 0.0)
+    for image in images:
+        actual = exported(image)
+        for name, expected in zip(OUTPUTS, adapter(image), strict=True):
+            where = f"{path}: output '{name}' for an image of {tuple(image.shape[1:])}"
+            if actual[name].shape != expected.shape:
+                raise ConfigError(
+                    f"{where} has the shape {tuple(actual[name].shape)}, the network's has "
+                    f"{tuple(expected.shape)}"
+                )
+            difference = (actual[name].double() - expected.double()).abs()
+            if expected.numel():
+                worst[name] = max(worst[name], difference.max().item())
+            if (difference > _TOLERANCE * (1 + expected.double().abs())).any():
+                raise ConfigError(
+                    f"{where} differs from the network's by up to {difference.max().item():.2g}"
+                )
+    return worst
+
+
+def merge_outputs(
+    outputs: Mapping[str, Tensor], description: Mapping[str, Any], height: int, width: int
+) -> tuple[Tensor, list[dict]]:
+    """Turn an exported network's outputs into a panoptic segmentation.
+
+    Args:
+        outputs: those of the function that :func:`load_exported` returns.
+        description: content of the JSON file beside the exported one.
+        height, width: size of the original image.
+
+    Returns:
+        ``panoptic_seg``, int32 (height, width), and ``segments_info``, as Panoptic FPN does.
+    """
+    instances = Instances(
+        tuple(outputs["image_size"].tolist()),
+        pred_boxes=Boxes(outputs["boxes"].clone()),
+        scores=outputs["scores"],
+        pred_classes=outputs["classes"],
+        pred_masks=outputs["masks"],
+    )
+    result = postprocess_panoptic(
+        instances,
+        outputs["sem_seg"][0],
+        instances.image_size,
+        height,
+        width,
+        scale=description["sem_seg_stride"],
+        rules=CombineRules(**description["combine"]),
+    )
+    return result["panoptic_seg"]
+
+
+def _network(model: nn.Module, inputs: dict) -> tuple[Instances, Tensor]:
+    images, features = _backbone(model, inputs)
+    logits = model.sem_seg_head.layers(features)
+    proposals = model.proposal_generator(images, features, None)[0]
+    return model.roi_heads(images, features, proposals, None)[0][0], logits
+
+
+def _backbone(model: nn.Module, inputs: dict):
+    images = model.preprocess_image([inputs])
+    return images, model.backbone(images.tensor)
+
+
+def _explain(model: nn.Module, image: Tensor, write: Callable, file: Path, error: Exception) -> str:
+    """Say which part fails, by exporting the network up to and including each part in turn."""
+
+    def semantic(model, inputs):
+        return model.sem_seg_head.layers(_backbone(model, inputs)[1])
+
+    def proposals(model, inputs):
+        images, features = _backbone(model, inputs)
+        return model.proposal_generator(images, features, None)[0][0]
+
+    parts = {
+        "backbone": lambda model, inputs: _backbone(model, inputs)[1],
+        "sem_seg_head": semantic,
+        "proposal_generator": proposals,
+    }
+    failing = "roi_heads"  # what is left when all before it pass
+    for name, run in parts.items():
+        try:
+            _export(model, image, run, write, file)
+        except Exception as part_error:
+            failing, error = name, part_error
+            break
+    kind = type(getattr(model, failing)).__name__
+    reason = next(iter(str(error).strip().splitlines()), "")
+    return (
+        f"the network's {failing} ({kind}) cannot be exported to {file.suffix}: "
+        f"{type(error).__name__}: {reason}"
+    )
+
+
+def _export(model: nn.Module, image: Tensor, run: Callable, write: Callable, file: Path) -> None:
+    adapter = _adapter(model, run, ({"image": image},))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every Python number in Detectron2
+        write(adapter, image, file)
+
+
+def _adapter(model: nn.Module, run: Callable, inputs: tuple) -> TracingAdapter:
+    # eval: the ONNX exporter would else leave the whole network in training mode
+    return TracingAdapter(model, inputs, inference_func=run).eval()
+
+
+def _write_torchscript(adapter: TracingAdapter, image: Tensor, file: Path) -> None:
+    torch.jit.trace(adapter, (image,), check_trace=False).save(str(file))
+
+
+def _write_onnx(adapter: TracingAdapter, image: Tensor, file: Path) -> None:
+    names = list(OUTPUTS)
+    axes: dict[str, dict[int, str]] = {name: {0: "instances"} for name in names[:4]}
+    axes |= {"image": {1: "height", 2: "width"}, "sem_seg": {2: "h", 3: "w"}}
+    torch.onnx.export(
+        adapter,
+        (image,),
+        str(file),
+        input_names=["image"],
+        output_names=names,
+        dynamic_axes=axes,
+        opset_version=_OPSET,
+        dynamo=False,  # torch.export cannot follow shapes that depend on the number of detections
+    )
+
+
+def _description(predictor: PanopticPredictor) -> dict[str, Any]:
+    cfg: CfgNode = predictor.cfg
+    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    rules = CombineRules(
+        combine.OVERLAP_THRESH,
+        combine.STUFF_AREA_LIMIT,
+        combine.INSTANCES_CONFIDENCE_THRESH,
+        tuple(combine.VOID_LABELS),
+        combine.MARGIN if combine.CONFIDENCE_AWARE else None,
+    )
+    return {
+        "input": {
+            "image": f"float32 (3, H, W), 0..255, {cfg.INPUT.FORMAT}",
+            "short_side": cfg.INPUT.MIN_SIZE_TEST,
+            "long_side_at_most": cfg.INPUT.MAX_SIZE_TEST,
+        },
+        "outputs": OUTPUTS,
+        "sem_seg_stride": predictor.model.sem_seg_head.common_stride,
+        "combine": asdict(rules),
+        "categories": predictor.categories,
+    }
+
+
+def _require(*packages: str) -> list[Any]:
+    try:
+        return [importlib.import_module(name) for name in packages]
+    except ImportError as error:
+        raise ConfigError(
+            f"ONNX needs the package {error.name}: pip install 'panoptic_lovasz[export]'"
+        ) from error

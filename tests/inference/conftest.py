@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny_cfg(slim_cfg):
+    """The slim network on small images, so that a prediction takes little time."""
+    cfg = slim_cfg.clone()
+    cfg.INPUT.MIN_SIZE_TEST = 64
+    cfg.INPUT.MAX_SIZE_TEST = 96
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
+    # random weights give every class about the same, low probability
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.0
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT = 1
+    return cfg
+
+
+@pytest.fixture(scope="session")
+def predictor(tiny_cfg):
+    from panoptic_lovasz.inference import PanopticPredictor
+
+    torch.manual_seed(0)
+    return PanopticPredictor(tiny_cfg)
+
+
+@pytest.fixture
+def photo():
+    """A uint8 RGB image of some structure."""
+    y, x = np.mgrid[:60, :90]
+    rng = np.random.default_rng(0)
+    image = np.stack([x * 2, y * 4, 255 - x - y], axis=2) + rng.integers(-20, 20, (60, 90, 3))
+    return image.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def photo_folder(tmp_path, photo):
+    """Two good images, a truncated one, an empty one and a text file."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(photo).save(folder / "a.png")
+    Image.fromarray(photo[:, ::-1].copy()).save(folder / "b.jpg")
+    data = (folder / "b.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (folder / "empty.png").touch()
+    (folder / "notes.txt").write_text("not an image")
+    return folder

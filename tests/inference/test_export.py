@@ -1,0 +1,189 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from panoptic_lovasz.errors import ConfigError
+from panoptic_lovasz.inference import PanopticPredictor
+from panoptic_lovasz.inference.export import (
+    OUTPUTS,
+    check_export,
+    export_predictor,
+    load_exported,
+    merge_outputs,
+)
+from panoptic_lovasz.tools.export import main
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three images of different sizes; the last is of one colour."""
+    torch.manual_seed(0)
+    noise = torch.rand(3, 96, 96) * 255
+    return [noise[:, :64], noise[:, :50, :90].contiguous(), torch.full((3, 64, 64), 255.0)]
+
+
+@pytest.fixture(scope="module")
+def exportable(tiny_cfg, predictor, images):
+    """A network that finds things in the noise but nothing in the image of one colour."""
+    with torch.no_grad():
+        scores = [predictor.model([{"image": i}])[0]["instances"].scores for i in images]
+    threshold = ((scores[0].max() + scores[2].max()) / 2).item()
+    assert scores[0].max() > threshold > scores[2].max()
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = threshold
+    limited = PanopticPredictor(cfg)
+    limited.model.load_state_dict(predictor.model.state_dict())
+    return limited
+
+
+@pytest.fixture(scope="module", params=["ts", "onnx"])
+def exported(request, exportable, images, tmp_path_factory):
+    if request.param == "onnx":
+        pytest.importorskip("onnxruntime", reason="ONNX needs the extra packages of [export]")
+        pytest.importorskip("onnxscript", reason="ONNX needs the extra packages of [export]")
+    path = tmp_path_factory.mktemp("export") / f"model.{request.param}"
+    export_predictor(exportable, path, images[0])
+    return path
+
+
+def test_the_exported_network_gives_the_same_outputs_at_every_size(exported, exportable, images):
+    worst = check_export(exportable, exported, images)
+    assert set(worst) == set(OUTPUTS)
+    assert worst["boxes"] < 1e-2 and worst["masks"] < 1e-4 and worst["classes"] == 0
+
+
+def test_an_image_without_instances_gives_empty_outputs(exported, images):
+    run = load_exported(exported)
+    assert len(run(images[0])["scores"]) > 0
+    outputs = run(images[2])
+    assert {name: len(outputs[name]) for name in ("boxes", "classes", "masks", "scores")} == {
+        "boxes": 0,
+        "classes": 0,
+        "masks": 0,
+        "scores": 0,
+    }
+    assert outputs["image_size"].tolist() == [64, 64]
+
+
+def test_merging_the_outputs_gives_the_predictors_segmentation(exported, exportable, images):
+    description = json.loads(exported.with_suffix(".json").read_text())
+    run = load_exported(exported)
+    for image in images:
+        merged, segments = merge_outputs(run(image), description, 75, 101)
+        with torch.no_grad():
+            [expected] = exportable.model([{"image": image, "height": 75, "width": 101}])
+        expected_map, expected_segments = expected["panoptic_seg"]
+        assert (merged == expected_map).float().mean() > 0.999
+        assert [(s["id"], s["category_id"], s["isthing"]) for s in segments] == [
+            (s["id"], s["category_id"], s["isthing"]) for s in expected_segments
+        ]
+
+
+def test_the_description_says_how_to_feed_the_network(exported, exportable):
+    description = json.loads(exported.with_suffix(".json").read_text())
+    assert description["input"]["image"] == "float32 (3, H, W), 0..255, BGR"
+    assert description["input"]["short_side"] == 64
+    assert description["categories"] == exportable.categories
+    assert list(description["outputs"]) == list(OUTPUTS)
+
+
+def test_a_network_with_other_weights_does_not_pass_the_check(exported, tiny_cfg, images):
+    torch.manual_seed(5)
+    with pytest.raises(ConfigError, match=r"output '\w+' for an image of \(64, 96\)"):
+        check_export(PanopticPredictor(tiny_cfg), exported, images[:1])
+
+
+class Untraceable(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args):
+        if torch.jit.is_tracing():
+            raise NotImplementedError("this layer cannot be traced\nfor a reason")
+        return self.inner(*args)
+
+
+@pytest.mark.parametrize(
+    ("part", "layer"),
+    [
+        ("backbone", "bottom_up.stem"),
+        ("sem_seg_head", "predictor"),
+        ("proposal_generator", "rpn_head"),
+        ("roi_heads", "box_predictor.cls_score"),
+    ],
+)
+def test_a_part_that_cannot_be_exported_is_named_with_the_reason(
+    tiny_cfg, images, tmp_path, part, layer
+):
+    predictor = PanopticPredictor(tiny_cfg)
+    *path, last = f"{part}.{layer}".split(".")
+    parent = predictor.model.get_submodule(".".join(path))
+    setattr(parent, last, Untraceable(getattr(parent, last)))
+    message = rf"the network's {part} \(\w+\) cannot be exported to \.ts: .*this layer cannot"
+    with pytest.raises(ConfigError, match=message):
+        export_predictor(predictor, tmp_path / "model.ts", images[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Bessel(nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_that_onnx_does_not_have_is_named_with_its_part(tiny_cfg, images, tmp_path):
+    pytest.importorskip("onnxscript", reason="ONNX needs the extra packages of [export]")
+    predictor = PanopticPredictor(tiny_cfg)
+    predictor.model.backbone.bottom_up.stem = nn.Sequential(
+        predictor.model.backbone.bottom_up.stem, Bessel()
+    )
+    with pytest.raises(ConfigError, match=r"backbone \(FPN\) cannot .*\.onnx.*bessel_j0"):
+        export_predictor(predictor, tmp_path / "model.onnx", images[0])
+
+
+@pytest.mark.parametrize("name", ["model.pb", "model"])
+def test_an_unknown_ending_is_refused(predictor, images, tmp_path, name):
+    with pytest.raises(ConfigError, match=r"ends in \.ts \(TorchScript\) or \.onnx"):
+        export_predictor(predictor, tmp_path / name, images[0])
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it(
+    predictor, images, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"package onnx: pip install 'panoptic_lovasz\[export\]'"):
+        export_predictor(predictor, tmp_path / "model.onnx", images[0])
+
+
+def test_the_tool_exports_a_checkpoint_and_prints_the_differences(
+    tiny_cfg, predictor, photo_folder, tmp_path, capsys
+):
+    (tmp_path / "config.yaml").write_text(tiny_cfg.dump())
+    torch.save(predictor.model.state_dict(), tmp_path / "model_final.pth")
+    output = tmp_path / "deploy" / "model.ts"
+    main(
+        [
+            "--checkpoint",
+            str(tmp_path),
+            "--output",
+            str(output),
+            "--image",
+            str(photo_folder / "a.png"),
+        ]
+    )
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in OUTPUTS)
+    assert sorted(p.name for p in output.parent.iterdir()) == ["model.json", "model.ts"]
+    with pytest.raises(SystemExit, match=r"export: .* does not exist"):
+        main(["--checkpoint", str(tmp_path / "none"), "--output", str(output)])
+
+
+def test_the_networks_input_is_resized_and_in_its_channel_order(predictor, photo):
+    tensor = predictor.network_input(photo)
+    assert tuple(tensor.shape) == (3, 64, 96)
+    blue = tensor[0].float().mean().item()
+    np.testing.assert_allclose(blue, photo[..., 2].mean(), atol=2)
