@@ -48,10 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("--instances", required=True, metavar="FOLDER", help="PNGs of numbers")
     labels.add_argument("--categories", required=True, metavar="JSON", help="id, name, isthing")
     labels.add_argument("--void", type=int, nargs="*", default=[255], help="labels (%(default)s)")
-    coco = _add_folders(layouts, "coco", _coco, "a COCO instances JSON and PNGs of stuff")
-    coco.add_argument("--instances-json", required=True, metavar="JSON", help="things")
-    coco.add_argument("--stuff", required=True, metavar="FOLDER", help="PNGs of stuff ids")
-    coco.add_argument("--stuff-categories", required=True, metavar="JSON", help="id, name")
+    coco = _add_folders(layouts, "coco", _coco, "COCO instances, with stuff as polygons or PNGs")
+    coco.add_argument("--instances-json", required=True, metavar="JSON", help="polygons or RLE")
+    coco.add_argument(
+        "--stuff-names", nargs="+", default=[], metavar="NAME", help="its categories that are stuff"
+    )
+    coco.add_argument("--stuff", metavar="FOLDER", help="PNGs of stuff ids")
+    coco.add_argument("--stuff-categories", metavar="JSON", help="their categories: id, name")
     coco.add_argument("--void", type=int, nargs="*", default=[0, 255], help="labels (%(default)s)")
     return parser
 
@@ -111,13 +114,16 @@ def _labels(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _coco(args: argparse.Namespace) -> dict[str, int]:
+    if bool(args.stuff) != bool(args.stuff_categories):
+        raise DatasetError("--stuff and --stuff-categories go together")
     count = convert_coco_instances(
         args.instances_json,
         args.images,
-        args.stuff,
-        read_categories(args.stuff_categories),
         args.json,
         args.panoptic,
+        stuff_names=args.stuff_names,
+        stuff_pngs=args.stuff,
+        stuff_categories=read_categories(args.stuff_categories) if args.stuff_categories else (),
         void_labels=args.void,
         overwrite=args.overwrite,
     )

@@ -47,10 +47,10 @@ def _convert(root):
     return convert_coco_instances(
         root / "instances.json",
         root / "images",
-        root / "stuff",
-        STUFF,
         root / "panoptic.json",
         root / "panoptic",
+        stuff_pngs=root / "stuff",
+        stuff_categories=STUFF,
         progress=False,
     )
 
@@ -87,3 +87,41 @@ def test_a_file_that_is_no_instances_json_is_named(source):
     (source / "instances.json").write_text("[]")
     with pytest.raises(DatasetError, match=r"instances\.json is no COCO instances JSON"):
         _convert(source)
+
+
+def test_categories_named_as_stuff_become_one_segment_below_the_things(source):
+    content = json.loads((source / "instances.json").read_text())
+    content["categories"].append({"id": 8, "name": "road"})
+    halves = [_box(0, 4, 15, 16), _box(15, 4, 15, 16)]
+    content["annotations"] = [
+        content["annotations"][0],
+        *(
+            {"id": 10 + n, "image_id": 5, "category_id": 8, "segmentation": half}
+            for n, half in enumerate(halves)
+        ),
+    ]
+    (source / "instances.json").write_text(json.dumps(content))
+    convert_coco_instances(
+        source / "instances.json",
+        source / "images",
+        source / "panoptic.json",
+        source / "panoptic",
+        stuff_names=["road"],
+        progress=False,
+    )
+    (found,) = load_coco_panoptic_json(
+        source / "panoptic.json", source / "images", source / "panoptic"
+    )
+    areas = sorted((s["isthing"], s["area"]) for s in found["segments_info"])
+    assert areas == [(False, 30 * 16 - 4 * 2), (True, 16)]
+
+
+def test_a_stuff_name_that_the_json_lacks_is_an_error_that_lists_what_it_has(source):
+    with pytest.raises(DatasetError, match=r"no categories \['lawn'\]; it has \['car'\]"):
+        convert_coco_instances(
+            source / "instances.json",
+            source / "images",
+            source / "panoptic.json",
+            source / "panoptic",
+            stuff_names=["lawn"],
+        )
