@@ -92,7 +92,7 @@ SEGMENT = ("annotations", 1, "segments_info", 2)
         (_set(["images", 1, "width"], "8"), r"images\[1\]: width is '8', expected int"),
         (_set(["annotations", 1], []), r"annotations\[1\] is \[\], expected an object"),
         (_set(["annotations", 1, "image_id"], KeyError), r"annotations\[1\] has no 'image_id'"),
-        (_set(["annotations", 1, "image_id"], 99), r"annotations\[1\]: image_id 99 is not the id"),
+        (_set(["annotations", 1, "image_id"], 99), r"annotations\[1\]: image_id 99 is not that"),
         (
             _set(["annotations", 1, "image_id"], 11),
             "annotations: image_id 11 occurs more than",
@@ -101,17 +101,17 @@ SEGMENT = ("annotations", 1, "segments_info", 2)
         (_set(["annotations", 1, "file_name"], 5), r"annotations\[1\].*: file_name is 5"),
         (_set(["annotations", 1, "segments_info"], KeyError), "has no 'segments_info'"),
         (_set(["annotations", 1, "segments_info"], {}), "segments_info is {}, expected list"),
-        (_set(SEGMENT, None), r"b\.png\): segments_info\[2\] is None, expected an object"),
-        (_set([*SEGMENT, "id"], KeyError), r"b\.png\): segments_info\[2\] has no 'id'"),
+        (_set(SEGMENT, None), r"b\.png'\): segments_info\[2\] is None, expected an object"),
+        (_set([*SEGMENT, "id"], KeyError), r"b\.png'\): segments_info\[2\] has no 'id'"),
         (_set([*SEGMENT, "id"], 0), r"segments_info\[2\]: id is 0, expected 1\.\.16777215"),
         (_set([*SEGMENT, "id"], 256**3), "id is 16777216, expected"),
         (_set([*SEGMENT, "id"], -4), "id is -4, expected"),
         (_set([*SEGMENT, "id"], "3"), "id is '3', expected int"),
-        (_set([*SEGMENT, "id"], 2), r"b\.png\): segments_info: id 2 occurs more than once"),
+        (_set([*SEGMENT, "id"], 2), r"b\.png'\): segments_info: id 2 occurs more than once"),
         (
             _set([*SEGMENT, "category_id"], 8),
-            r"annotations\[1\] \(image b\.png\): segments_info\[2\]: segment 3 has the category_id "
-            r"8, expected one of 'categories': \[3, 7, 12, 30\]",
+            r"annotations\[1\] \(image 'b\.png'\): segments_info\[2\]: segment 3 has the "
+            r"category_id 8, expected one of 'categories': \[3, 7, 12, 30\]",
         ),
         (_set([*SEGMENT, "category_id"], None), "category_id is None, expected int"),
         (_set([*SEGMENT, "iscrowd"], 2), "iscrowd is 2, expected 0 or 1"),
@@ -149,7 +149,7 @@ def test_json_with_a_byte_order_mark_is_read(tiny_set):
 def test_missing_files_are_counted_listed_and_searched_in_a_named_folder(tiny_set):
     os.remove(tiny_set.panoptic / "b.png")
     with pytest.raises(
-        DatasetError, match=rf"1 of 2 panoptic PNG files are missing: {tiny_set.panoptic} lacks b"
+        DatasetError, match=rf"1 of 2 panoptic PNG files are missing: {tiny_set.panoptic} lacks 'b"
     ):
         load_coco_panoptic_json(*tiny_set.paths)
     with pytest.raises(DatasetError, match=r"2 of 2 image files .*: /nowhere is no folder"):

@@ -11,6 +11,7 @@ from detectron2.data import Metadata
 from detectron2.utils.colormap import colormap
 
 from ..errors import DatasetError
+from .fields import shorten
 
 __all__ = ["IGNORE_LABEL", "THINGS_CLASS", "PanopticClasses"]
 
@@ -201,21 +202,23 @@ def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
     for n, category in enumerate(categories):
         where = f"{source}: categories[{n}]"
         if not isinstance(category, dict):
-            raise DatasetError(f"{where} is {category!r}, expected an object")
+            raise DatasetError(f"{where} is {shorten(category)}, expected an object")
         for field in ("id", "name", "isthing"):
             if field not in category:
-                raise DatasetError(f"{where} has no '{field}': {category}")
+                raise DatasetError(f"{where} has no '{field}': {shorten(category)}")
         category_id, name, isthing = category["id"], category["name"], category["isthing"]
         if type(category_id) is not int or category_id < 0:
-            raise DatasetError(f"{where}: id is {category_id!r}, expected an integer >= 0")
+            raise DatasetError(f"{where}: id is {shorten(category_id)}, expected an integer >= 0")
         if not isinstance(name, str) or not name:
-            raise DatasetError(f"{where}: name is {name!r}, expected a non-empty string")
+            raise DatasetError(f"{where}: name is {shorten(name)}, expected a non-empty string")
         if isthing not in (0, 1):
-            raise DatasetError(f"{where}: isthing is {isthing!r}, expected 0 (stuff) or 1 (thing)")
+            raise DatasetError(
+                f"{where}: isthing is {shorten(isthing)}, expected 0 (stuff) or 1 (thing)"
+            )
         if category_id in ids:
             raise DatasetError(f"{where}: id {category_id} is taken by an earlier category")
         if (bool(isthing), name) in names:
-            raise DatasetError(f"{where}: name '{name}' is taken by an earlier category")
+            raise DatasetError(f"{where}: name {shorten(name)} is taken by an earlier category")
         if not isthing and name == THINGS_CLASS:
             raise DatasetError(
                 f"{where}: stuff cannot be named '{THINGS_CLASS}', the name of semantic class 0"

@@ -131,7 +131,9 @@ def _index_images(images: list[Any], json_file: str) -> dict[int | str, dict[str
         check_file_name(image, where)
         for field in ("height", "width"):
             if check_field(image, field, (int,), where) <= 0:
-                raise DatasetError(f"{where}: {field} is {image[field]}, expected a size in pixels")
+                raise DatasetError(
+                    f"{where}: {field} is {shorten(image[field])}, expected a size in pixels"
+                )
     check_unique((image["id"] for image in images), f"{json_file}: images: id")
     check_unique((image["file_name"] for image in images), f"{json_file}: images: file_name")
     return {image["id"]: image for image in images}
@@ -143,9 +145,9 @@ def _dataset_dict(
     image_id = check_field(annotation, "image_id", (int, str), where)
     image = images.get(image_id)
     if image is None:
-        raise DatasetError(f"{where}: image_id {image_id!r} is not the id of any of 'images'")
+        raise DatasetError(f"{where}: image_id {shorten(image_id)} is not that of any image")
     segments = check_field(annotation, "segments_info", (list,), where)
-    where = f"{where} (image {image['file_name']})"
+    where = f"{where} (image {shorten(image['file_name'])})"
     segments_info = [
         check_segment(segment, f"{where}: segments_info[{n}]", classes)
         for n, segment in enumerate(segments)
@@ -170,19 +172,19 @@ def check_segment(segment: Any, where: str, classes: PanopticClasses) -> dict[st
     segment_id = check_field(segment, "id", (int,), where)
     if not VOID < segment_id <= MAX_SEGMENT_ID:
         raise DatasetError(
-            f"{where}: id is {segment_id}, expected 1..{MAX_SEGMENT_ID}, the colors of a PNG "
-            "without black, which is void"
+            f"{where}: id is {shorten(segment_id)}, expected 1..{MAX_SEGMENT_ID}, the colors of a "
+            "PNG without black, which is void"
         )
     category_id = check_field(segment, "category_id", (int,), where)
     known = classes.from_dataset_id.get(category_id)
     if known is None:
         raise DatasetError(
-            f"{where}: segment {segment_id} has the category_id {category_id}, expected one of "
-            f"'categories': {shorten(sorted(classes.from_dataset_id))}"
+            f"{where}: segment {segment_id} has the category_id {shorten(category_id)}, expected "
+            f"one of 'categories': {shorten(sorted(classes.from_dataset_id))}"
         )
     iscrowd = segment.get("iscrowd", 0)
     if iscrowd not in (0, 1):
-        raise DatasetError(f"{where}: iscrowd is {iscrowd!r}, expected 0 or 1")
+        raise DatasetError(f"{where}: iscrowd is {shorten(iscrowd)}, expected 0 or 1")
     isthing, class_id = known
     info = {"id": segment_id, "category_id": class_id, "isthing": isthing, "iscrowd": int(iscrowd)}
     if "area" in segment:
@@ -190,7 +192,7 @@ def check_segment(segment: Any, where: str, classes: PanopticClasses) -> dict[st
     if "bbox" in segment:
         bbox = check_field(segment, "bbox", (list,), where)
         if len(bbox) != 4 or not all(type(v) in (int, float) for v in bbox):
-            raise DatasetError(f"{where}: bbox is {bbox}, expected [x, y, width, height]")
+            raise DatasetError(f"{where}: bbox is {shorten(bbox)}, expected [x, y, width, height]")
         info["bbox"] = bbox
     return info
 
@@ -212,7 +214,7 @@ def _resolve_files(
         record[field] = path
     if missing:
         what = "is no folder" if not PathManager.isdir(folder) else "lacks"
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        some = ", ".join(map(shorten, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise DatasetError(
             f"{source}: {len(missing)} of {len(dicts)} {kind} files are missing: "
             f"{os.path.abspath(folder)} {what}"

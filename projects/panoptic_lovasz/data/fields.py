@@ -27,7 +27,7 @@ def check_file_name(record: Any, where: str) -> str:
     """Return ``record["file_name"]``, which must be a path."""
     name = check_field(record, "file_name", (str,), where)
     if not name or "\0" in name:
-        raise DatasetError(f"{where}: file_name is {name!r}, expected a path")
+        raise DatasetError(f"{where}: file_name is {shorten(name)}, expected a path")
     return name
 
 
@@ -36,7 +36,7 @@ def check_unique(values: Iterable[Any], where: str) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise DatasetError(f"{where} {value!r} occurs more than once")
+            raise DatasetError(f"{where} {shorten(value)} occurs more than once")
         seen.add(value)
 
 
