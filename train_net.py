@@ -7,12 +7,14 @@
 ``--num-gpus 0`` runs on the CPU; ``python train_net.py -h`` lists the arguments.
 """
 
+import sys
+
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from panoptic_lovasz import Trainer, launch, load_config
+from panoptic_lovasz import ConfigError, DatasetError, Trainer, launch, load_config
 
 
 def setup(args):
@@ -43,4 +45,7 @@ def main(args):
 if __name__ == "__main__":
     arguments = default_argument_parser().parse_args()
     print("Command line arguments:", arguments)
-    launch(main, arguments)
+    try:
+        launch(main, arguments)
+    except (ConfigError, DatasetError) as error:
+        sys.exit(f"error: {error}")
