@@ -98,7 +98,7 @@ def images(draw):
     return labels[gt_index], gt_segments, pred_ids, pred_segments
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(images(), min_size=1, max_size=3))
 def test_equals_the_reference_on_random_label_maps(tmp_path_factory, samples):
     stat = reference(samples, tmp_path_factory.getbasetemp())

@@ -69,7 +69,8 @@ class PanopticInstanceEvaluator(COCOEvaluator):
 def derive_instances(gt: PanopticGroundTruth, progress: bool = True) -> dict[str, Any]:
     """The things of a panoptic ground truth as a COCO instances JSON, masks as RLE."""
     images, annotations = [], []
-    for image_id, annotation in tqdm(gt.annotations.items(), "instances", disable=not progress):
+    hidden = None if progress else True  # None: shown if stderr is a terminal
+    for image_id, annotation in tqdm(gt.annotations.items(), "instances", disable=hidden):
         id_map = read_panoptic_png(annotation.png)
         images.append({"id": image_id, "height": id_map.shape[0], "width": id_map.shape[1]})
         found = find_segments(id_map)

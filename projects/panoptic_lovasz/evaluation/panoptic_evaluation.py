@@ -179,8 +179,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         return self._dataset_ids[isthing, class_id]
 
     def _save(self, image_id: int | str, gt_png: str, ids: np.ndarray, segments: list) -> None:
-        root = self._gt.metadata.get("panoptic_root")
-        png = Path(gt_png).relative_to(root) if root else Path(Path(gt_png).name)
+        png, root = Path(gt_png), self._gt.metadata.get("panoptic_root")
+        png = png.relative_to(root) if root and png.is_relative_to(root) else Path(png.name)
         target = self._output_dir / "panoptic_predictions" / png
         target.parent.mkdir(parents=True, exist_ok=True)
         write_panoptic_png(target, ids)

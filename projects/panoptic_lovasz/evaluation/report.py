@@ -68,7 +68,7 @@ def per_class_rows(quality: PanopticQuality) -> list[dict[str, Any]]:
 
 
 def log_report(quality: PanopticQuality) -> None:
-    """Log the averages and the table of categories."""
+    """Log the averages and a table of the categories that have a segment."""
     metrics, rows = panoptic_metrics(quality), per_class_rows(quality)
     seen = [r for r in rows if r["TP"] + r["FP"] + r["FN"]]
     summary = [
@@ -89,7 +89,7 @@ def log_report(quality: PanopticQuality) -> None:
     columns = ["PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
     logger.info(
         "Per-category panoptic quality:\n"
-        + _table([[r["name"], *(r[c] for c in columns)] for r in rows], ["category", *columns])
+        + _table([[r["name"], *(r[c] for c in columns)] for r in seen], ["category", *columns])
     )
 
 
