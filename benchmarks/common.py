@@ -1,0 +1,137 @@
+"""Time and memory of one call, the same way for every contestant, and tables of the results."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+Times = dict[str, list[float]]
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an optional peer, None where it is not installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+
+
+def describe(device: torch.device) -> str:
+    """What ran the benchmark, for the reader of its figures."""
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        capability = torch.backends.cpu.get_cpu_capability()
+        load = os.getloadavg()[0]
+        machine = f"CPU with {capability}, {torch.get_num_threads()} threads, load {load:.1f}"
+    return f"{machine}; torch {torch.__version__}"
+
+
+def interleave(
+    calls: dict[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    seconds: float = 10.0,
+    at_least: int = 3,
+    at_most: int = 50,
+) -> tuple[Times, Times]:
+    """Run the calls in turn, so that what disturbs the machine disturbs all of them alike.
+
+    After a warm-up each call is repeated until it has used up ``seconds``. On CUDA one repeat is
+    ten calls in a row and the time that the device took for them, divided by ten.
+
+    Returns:
+        Wall-clock seconds of each repeat, and CPU seconds of all threads (nothing on CUDA).
+    """
+    for call in calls.values():
+        call()
+    wall: Times = {name: [] for name in calls}
+    cpu: Times = {name: [] for name in calls}
+    for repeat in range(at_most):
+        for name, call in calls.items():
+            if repeat >= at_least and sum(wall[name]) > seconds:
+                continue
+            if device.type == "cuda":
+                wall[name].append(_device_seconds(call))
+                continue
+            wall_start, cpu_start = time.perf_counter(), time.process_time()
+            call()
+            wall[name].append(time.perf_counter() - wall_start)
+            cpu[name].append(time.process_time() - cpu_start)
+    return wall, cpu
+
+
+def _device_seconds(call: Callable[[], object], calls: int = 10) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / calls
+
+
+def median(values: list[float]) -> float | None:
+    """Median, None if there are no values."""
+    return statistics.median(values) if values else None
+
+
+def peak_extra_memory(call: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a call holds at its peak beyond what was held before it.
+
+    On the CPU this is resident memory, high-water mark less start (Linux only). Run it in a fresh
+    process, see :func:`memory_process_environment`, after a small call for what stays loaded.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark to the present
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+@contextlib.contextmanager
+def memory_process_environment():
+    """Processes started inside give every freed block of 64 KB or more back to the system.
+
+    Otherwise memory that was freed before the measurement is used again in it, unseen.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def write_table(rows: list[dict], path: Path) -> None:
+    """Write rows of equal keys as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as f:
+        writer = csv.DictWriter(f, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def print_table(rows: list[dict]) -> None:
+    """Print rows of equal keys; numbers with three digits."""
+    print(tabulate(rows, headers="keys", floatfmt=".3g", missingval="-"), flush=True)
