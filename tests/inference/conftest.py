@@ -11,6 +11,7 @@ def tiny_cfg(slim_cfg):
     cfg.INPUT.MIN_SIZE_TEST = 64
     cfg.INPUT.MAX_SIZE_TEST = 96
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
+    cfg.TEST.DETECTIONS_PER_IMAGE = 10
     # random weights give every class about the same, low probability
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.0

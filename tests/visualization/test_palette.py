@@ -22,7 +22,7 @@ def nearest_distance(colors):
     return distances[~np.eye(len(points), dtype=bool)].min()
 
 
-@pytest.mark.parametrize(("vivid", "least"), [(True, 20), (False, 12)])
+@pytest.mark.parametrize(("vivid", "least"), [(True, 15), (False, 12)])
 def test_generated_colours_of_thirty_classes_are_visibly_different(vivid, least):
     assert nearest_distance(distinct_colors(30, vivid=vivid)) > least
 

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 __all__ = ["class_colors", "class_names", "distinct_colors", "shade", "text_color"]
 
-# Lightness and chroma (CIELAB) that generated colours are picked from: things are vivid, stuff is
-# calmer, so that objects stand out from what they stand on.
-_VIVID = ((48.0, 60.0, 72.0), (58.0, 74.0, 90.0))
-_CALM = ((46.0, 60.0, 74.0, 87.0), (14.0, 24.0, 34.0))
+# Colours are compared and changed in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/),
+# times 100, where equal distances look about equal and a change of lightness keeps the hue.
+_LMS_FROM_RGB = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LAB_FROM_LMS = 100 * np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+# Lightness and chroma that generated colours are picked from: things are vivid, stuff is calmer, so
+# that objects stand out from what they stand on.
+_VIVID = ((54.0, 65.0, 76.0), (15.0, 20.0, 25.0))
+_CALM = ((50.0, 62.0, 74.0, 86.0), (4.0, 7.5, 11.0))
 
 
 def class_names(metadata, isthing: bool) -> list[str]:
@@ -45,7 +60,7 @@ def class_colors(metadata, num_things: int = 0, num_stuff: int = 0):
 
 @lru_cache(maxsize=32)
 def distinct_colors(num: int, *, vivid: bool, taken: tuple = ()) -> np.ndarray:
-    """Colours as far from each other, and from those taken, as a greedy search in CIELAB gets.
+    """Colours as far from each other, and from those taken, as a greedy search in OKLab gets.
 
     The search is that of Glasbey et al., "Colour displays for categorical images" (2007): each
     colour in turn is the candidate farthest from all before it. The same arguments always give the
@@ -81,9 +96,9 @@ def shade(color, index: int) -> np.ndarray:
         return np.asarray(color, dtype=np.uint8)
     position = 2 * _van_der_corput(index + 1) - 1  # in (-1, 1); would be 0 for number 0
     lightness, a, b = _to_lab(np.asarray(color).reshape(1, 3))[0]
-    room = 22.0  # of lightness, to either side
-    lightness = np.clip(lightness, 20 + room, 94 - room) + room * position
-    angle = np.deg2rad(16) * (2 * _van_der_corput(index + 1, base=3) - 1)
+    room = 20.0  # of lightness, to either side
+    lightness = np.clip(lightness, 30 + room, 95 - room) + room * position
+    angle = np.deg2rad(14) * (2 * _van_der_corput(index + 1, base=3) - 1)
     turned = (a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle))
     return _to_rgb(np.array([[lightness, *turned]]))[0]
 
@@ -116,19 +131,21 @@ def _candidates(lightness, chroma) -> np.ndarray:
         [grid[:, 0], grid[:, 1] * np.cos(grid[:, 2]), grid[:, 1] * np.sin(grid[:, 2])], axis=1
     )
     rgb = _to_rgb(lab)
-    in_gamut = np.linalg.norm(_to_lab(rgb) - lab, axis=1) < 12  # drop what sRGB has to clip hard
+    in_gamut = np.linalg.norm(_to_lab(rgb) - lab, axis=1) < 3  # drop what sRGB has to clip hard
     return rgb[in_gamut]
 
 
 def _to_lab(rgb) -> np.ndarray:
-    pixels = np.asarray(rgb, dtype=np.float32).reshape(-1, 1, 3) / 255
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2Lab).reshape(-1, 3)
+    srgb = np.asarray(rgb, dtype=np.float64).reshape(-1, 3) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return np.cbrt(linear @ _LMS_FROM_RGB.T) @ _LAB_FROM_LMS.T
 
 
 def _to_rgb(lab) -> np.ndarray:
-    pixels = np.asarray(lab, dtype=np.float32).reshape(-1, 1, 3)
-    rgb = cv2.cvtColor(pixels, cv2.COLOR_Lab2RGB).reshape(-1, 3)
-    return np.round(rgb.clip(0, 1) * 255).astype(np.uint8)
+    lms = np.linalg.solve(_LAB_FROM_LMS, np.asarray(lab, dtype=np.float64).T) ** 3
+    linear = np.linalg.solve(_LMS_FROM_RGB, lms).T.clip(0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.round(srgb * 255).astype(np.uint8)
 
 
 def _van_der_corput(index: int, base: int = 2) -> float:
