@@ -55,7 +55,8 @@ setup(
         "torch>=2.0",
         "torchvision",
         "tqdm",
-        # OpenCV is the user's choice, as in Detectron2: opencv-python or opencv-python-headless.
+        # OpenCV is needed, and the choice of its package is the user's, as in Detectron2:
+        # opencv-python or opencv-python-headless.
     ],
     extras_require={
         **EXTRAS,
