@@ -145,6 +145,13 @@ def test_a_wrong_category_is_an_error_that_names_file_place_and_value(change, me
         PanopticClasses.from_categories(categories, "f.json")
 
 
+def test_there_may_be_254_classes_of_stuff_and_not_more():
+    stuff = [{"id": n, "name": str(n), "isthing": 0} for n in range(255)]
+    assert PanopticClasses.from_categories(stuff[:254]).num_semantic == 255
+    with pytest.raises(DatasetError, match="255 stuff categories are too many"):
+        PanopticClasses.from_categories(stuff)
+
+
 @pytest.mark.parametrize("field", ["id", "name", "isthing"])
 def test_a_category_without_a_field_is_an_error(field):
     category = {"id": 2, "name": "first", "isthing": 1}

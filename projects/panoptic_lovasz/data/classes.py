@@ -51,6 +51,13 @@ class PanopticClasses:
     thing_segment_ids: tuple[int, ...]
     stuff_segment_ids: tuple[int, ...]
 
+    def __post_init__(self):
+        if self.num_semantic > IGNORE_LABEL:
+            raise DatasetError(
+                f"{self.num_semantic - 1} stuff categories are too many: semantic labels are "
+                f"0..{IGNORE_LABEL - 1}, since {IGNORE_LABEL} is void"
+            )
+
     @classmethod
     def from_categories(cls, categories: Any, source: str = "categories") -> PanopticClasses:
         """Number the ``categories`` of a COCO panoptic JSON, both kinds ordered by category id.
@@ -225,7 +232,7 @@ def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
             )
         if "color" in category and not _is_color(category["color"]):
             raise DatasetError(
-                f"{where}: color is {category['color']!r}, expected three integers in 0..255"
+                f"{where}: color is {shorten(category['color'])}, expected three integers in 0..255"
             )
         ids.add(category_id)
         names.add((bool(isthing), name))
