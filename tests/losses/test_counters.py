@@ -2,7 +2,7 @@ from itertools import pairwise, permutations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import jaccard_loss, lovasz_weights
 
@@ -81,6 +81,7 @@ def test_counters_hold_as_many_pixels_as_they_promise(error):
 
 
 @given(PIXELS, BINS, st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_counters_do_not_depend_on_the_order_of_the_pixels(pixels, num_bins, random):
     shuffled = random.sample(pixels, len(pixels))
     before = count(*zip(*pixels, strict=True), num_bins)
@@ -89,6 +90,7 @@ def test_counters_do_not_depend_on_the_order_of_the_pixels(pixels, num_bins, ran
 
 
 @given(PIXELS, BINS)
+@settings(deadline=None)
 def test_a_bin_weighs_what_it_adds_to_the_jaccard_loss(pixels, num_bins):
     errors, foreground = zip(*pixels, strict=True)
     counts, _ = unpack(count(errors, foreground, num_bins))
@@ -104,6 +106,7 @@ def test_a_bin_weighs_what_it_adds_to_the_jaccard_loss(pixels, num_bins):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=20), st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_bins_of_one_pixel_have_the_weights_of_the_definition(foreground, random):
     num_bins = len(foreground)
     order = random.sample(range(num_bins), num_bins)
@@ -134,6 +137,7 @@ def test_inside_a_bin_both_kinds_share_as_in_a_random_order():
 
 
 @given(PIXELS, BINS)
+@settings(deadline=None)
 def test_the_binned_loss_is_below_the_definition_and_keeps_its_bound(pixels, num_bins):
     errors, foreground = zip(*pixels, strict=True)
     weights = lovasz_weights(errors, foreground)
@@ -146,6 +150,7 @@ def test_the_binned_loss_is_below_the_definition_and_keeps_its_bound(pixels, num
 
 
 @given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 9), st.integers(0, 9))
+@settings(deadline=None)
 def test_weights_of_a_bin_are_a_subgradient(f, b, more_foreground, n_b):
     """No part of a bin's pixels weighs more than it adds on its own: the base polytope."""
     for n_f in range(more_foreground + 1):
@@ -160,6 +165,7 @@ def test_weights_of_a_bin_are_a_subgradient(f, b, more_foreground, n_b):
 
 
 @given(PIXELS)
+@settings(deadline=None)
 def test_the_definition_is_the_integral_of_the_jaccard_loss_over_thresholds(pixels):
     errors, foreground = zip(*pixels, strict=True)
     weights = lovasz_weights(errors, foreground)

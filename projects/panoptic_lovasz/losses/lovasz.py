@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .counters import pixel_weights
 from .fused import cross_entropy_lovasz
 from .labels import as_class_weights, check_labels, class_shares, present_classes
 
 __all__ = ["lovasz_hinge", "lovasz_softmax"]
 
 METHODS = ("binned", "exact")
+# Errors sorted at once: many short rows, or a single long one, for the sake of memory.
+SORTED_ELEMENTS = 1 << 22
 
 
 @torch.compiler.disable
@@ -155,7 +156,7 @@ def _exact(
 
 
 def _sorted_loss(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
-    """Lovász extension of the Jaccard loss along the last dimension (equations 8 and 9); float64.
+    """Lovász extension of the Jaccard loss (equations 7 and 8) along the last dimension; float64.
 
     Args:
         errors: (..., N), not negative.
@@ -163,15 +164,21 @@ def _sorted_loss(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
         valid: bool, broadcasts to (..., N): the pixels that count, of which foreground is a part.
     """
     with torch.no_grad():
-        order = errors.masked_fill(~valid, -1).argsort(dim=-1, descending=True)
-        foreground = foreground.gather(-1, order).double()
-        background = 1 - foreground  # in pixels that do not count as well: they enter last
-        n_f = foreground.cumsum(-1) - foreground
-        n_b = background.cumsum(-1) - background
-        w_f, w_b = pixel_weights(foreground, background, n_f, n_b, foreground.sum(-1, True))
-        weights = torch.empty_like(w_f).scatter_(-1, order, torch.where(foreground > 0, w_f, w_b))
-        weights.masked_fill_(~valid, 0)
-    return (errors * weights).sum(-1)
+        key = errors.masked_fill(~valid, -1).flatten(0, -2)  # pixels that do not count come last
+        weights = torch.empty_like(key)
+        rank = torch.arange(1, key.shape[-1] + 1, device=key.device)
+        rows_at_once = max(1, SORTED_ELEMENTS // max(1, key.shape[-1]))
+        for own_key, own_foreground, own_weights in zip(
+            *(x.split(rows_at_once) for x in (key, foreground.flatten(0, -2), weights)), strict=True
+        ):
+            order = own_key.argsort(dim=-1, descending=True)
+            wrong_foreground = own_foreground.gather(-1, order).cumsum(-1)
+            union = own_foreground.sum(-1, keepdim=True) + rank - wrong_foreground
+            jaccard = rank / union.double()  # Jaccard loss of the first `rank` pixels
+            added = jaccard.diff(prepend=jaccard.new_zeros(len(jaccard), 1))
+            own_weights.scatter_(-1, order, added.to(weights.dtype))
+        weights = weights.view_as(errors).masked_fill(~valid, 0)
+    return (errors * weights).sum(-1, dtype=torch.float64)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
