@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    logging.getLogger("detectron2").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     make_shapes("datasets/shapes")
     print(common.describe(torch.device(args.device)))
     rows = []
@@ -75,8 +75,8 @@ def train(name: str, seed: int, args: argparse.Namespace) -> dict:
     return {
         "loss": name,
         "seed": seed,
-        "mIoU": results["sem_seg"]["mIoU"],
-        "PQ": results["panoptic_seg"]["PQ"],
+        "mIoU": float(results["sem_seg"]["mIoU"]),
+        "PQ": float(results["panoptic_seg"]["PQ"]),
         "seconds": seconds,
     }
 
