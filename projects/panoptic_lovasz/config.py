@@ -69,6 +69,9 @@ def _message(error: Exception, cfg: CN) -> str:
 
 def add_panoptic_lovasz_config(cfg: CN) -> None:
     """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
+    # Load MODEL.WEIGHTS even if it holds more than tensors, arrays and plain containers. Such a
+    # file can run any code: only for files whose author you trust.
+    cfg.MODEL.TRUST_WEIGHTS = False
     _add_data_config(cfg)
     _add_loss_config(cfg)
     _add_combine_config(cfg)
@@ -85,6 +88,9 @@ def _add_data_config(cfg: CN) -> None:
     # With INPUT.CROP.ENABLED: try to find a crop of which no semantic class covers more than this
     # fraction; 1.0 takes any.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Crop the resized image, so that SIZE is in its pixels, instead of the original one as
+    # Detectron2 does.
+    cfg.INPUT.CROP.AFTER_RESIZE = False
     # Random brightness, contrast, saturation and hue, as in SSD.
     cfg.INPUT.COLOR_AUG_SSD = False
     # Large-scale jitter: instead of the resize by MIN_SIZE_TRAIN, scale the image to fit a square

@@ -71,6 +71,15 @@ def test_a_crop_comes_first(cfg, map_shapes):
     assert all(d["image"].shape == (3, 64, 96) for d in map_shapes(cfg))
 
 
+def test_a_crop_may_also_come_after_the_resize(cfg, map_shapes):
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.AFTER_RESIZE = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = [40, 60]
+    cfg.INPUT.MIN_SIZE_TRAIN = (200,)
+    assert all(d["image"].shape == (3, 40, 60) for d in map_shapes(cfg))
+
+
 def test_a_crop_can_avoid_to_be_filled_by_one_class(cfg, map_shapes):
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.CROP.TYPE = "absolute"

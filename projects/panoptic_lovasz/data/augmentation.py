@@ -15,8 +15,9 @@ __all__ = ["build_augmentation"]
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.Transform]:
     """List the augmentations in the order in which they are applied.
 
-    For training: crop (INPUT.CROP), then resize and flip as Detectron2 does; or, with
-    INPUT.LSJ.ENABLED, flip, large-scale jitter and a crop of fixed size. Colors come last.
+    For training: crop (INPUT.CROP), resize and flip as Detectron2 does, or resize, crop and flip
+    with INPUT.CROP.AFTER_RESIZE; with INPUT.LSJ.ENABLED flip, large-scale jitter and a crop of
+    fixed size instead. Colors come last.
     """
     if not is_train:
         return detection_utils.build_augmentation(cfg, is_train)
@@ -38,7 +39,7 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation | T.
             cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA,
             IGNORE_LABEL,
         )
-        augmentations.insert(0, crop)
+        augmentations.insert(1 if cfg.INPUT.CROP.AFTER_RESIZE else 0, crop)
     if cfg.INPUT.COLOR_AUG_SSD:
         from detectron2.projects.point_rend import ColorAugSSDTransform
 
