@@ -75,6 +75,7 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     _add_data_config(cfg)
     _add_loss_config(cfg)
     _add_combine_config(cfg)
+    _add_output_config(cfg)
     # Let evaluation also write the panoptic predictions, in COCO's submission format, into
     # OUTPUT_DIR/inference/<data set>.
     cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
@@ -144,3 +145,21 @@ def _add_combine_config(cfg: CN) -> None:
     # if its softmax probability exceeds the instance's score times mask probability by MARGIN.
     combine.CONFIDENCE_AWARE = False
     combine.MARGIN = 0.3
+
+
+def _add_output_config(cfg: CN) -> None:
+    # What training leaves in OUTPUT_DIR besides Detectron2's logs and checkpoints.
+    output = cfg.OUTPUT = CN()
+    # One readable line of progress instead of Detectron2's list of all losses.
+    output.PROGRESS_LINE = True
+    # results.csv, one row per evaluation.
+    output.RESULTS_CSV = True
+    # Curves, bars by class and the confusion matrix as PNG, in plots/.
+    output.PLOTS = True
+    # Validation images that every evaluation draws beside ground truth and prediction (also in
+    # TensorBoard), and as many of the best and of the worst. 0 draws none.
+    output.NUM_PICTURES = 4
+    # Metric by which model_best.pth is kept; with several test sets, that of the first. "": none.
+    output.BEST_METRIC = "panoptic_seg/PQ"
+    # report.html: everything above, the data and the environment in one file.
+    output.REPORT = True

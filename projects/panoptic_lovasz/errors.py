@@ -1,6 +1,6 @@
-"""The errors that bad user input ends in; both are ``ValueError`` for code that catches broadly."""
+"""The errors that bad user input ends in; all are ``ValueError`` for code that catches broadly."""
 
-__all__ = ["ConfigError", "DatasetError"]
+__all__ = ["CheckpointError", "ConfigError", "DatasetError"]
 
 
 class ConfigError(ValueError):
@@ -9,3 +9,7 @@ class ConfigError(ValueError):
 
 class DatasetError(ValueError):
     """Data that cannot be used as it is; the message names file, field and what was expected."""
+
+
+class CheckpointError(ConfigError):
+    """Weights that are damaged, unsafe, or not those of the network that the config describes."""

@@ -1,10 +1,6 @@
 """The whole path as a user takes it, in processes of their own, on a handful of small images."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import pytest
@@ -13,43 +9,12 @@ from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 
 from panoptic_lovasz import add_panoptic_lovasz_config
-from panoptic_lovasz.data import make_shapes
-
-PROJECT = Path(__file__).resolve().parents[2]
-CONFIG = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
-QUICK = ["SOLVER.MAX_ITER", "3", "SOLVER.IMS_PER_BATCH", "4", "TEST.EVAL_PERIOD", "0"]
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    make_shapes(root / "shapes", num_train=12, num_val=4, size=96, progress=False)
-    return root
-
-
-def _run(datasets, *command):
-    environment = {**os.environ, "DETECTRON2_DATASETS": str(datasets), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=PROJECT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def _train(datasets, output, *options, flags=(), launcher=()):
-    train = ["train_net.py", "--config-file", CONFIG, "--num-gpus", "0", *flags]
-    outcome = _run(datasets, *launcher, *train, *QUICK, "OUTPUT_DIR", output, *options)
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
-    return outcome
-
-
-@pytest.fixture(scope="module")
-def trained(datasets, tmp_path_factory):
+def trained(command, tmp_path_factory):
     output = tmp_path_factory.mktemp("trained")
-    _train(datasets, output)
+    command.train(output)
     return output
 
 
@@ -70,10 +35,9 @@ def test_training_writes_weights_config_and_every_evaluation(trained):
         assert loss in last
 
 
-def test_a_saved_model_is_evaluated_with_the_same_result(datasets, trained):
-    outcome = _train(
-        datasets, trained, "MODEL.WEIGHTS", trained / "model_final.pth", flags=["--eval-only"]
-    )
+def test_a_saved_model_is_evaluated_with_the_same_result(command, trained):
+    weights = trained / "model_final.pth"
+    outcome = command.train(trained, "MODEL.WEIGHTS", weights, flags=["--eval-only"])
     final = _metrics(trained)["panoptic_seg/mIoU"]
     lines = (outcome.stdout + outcome.stderr).splitlines()
     start = next(i for i, line in enumerate(lines) if "Task: panoptic_seg" in line)
@@ -82,10 +46,8 @@ def test_a_saved_model_is_evaluated_with_the_same_result(datasets, trained):
     assert float(values[names.index("mIoU")]) == pytest.approx(final, abs=1e-3)
 
 
-def test_a_resumed_run_goes_on_after_its_last_iteration_with_the_optimizers_state(
-    datasets, trained
-):
-    _train(datasets, trained, "SOLVER.MAX_ITER", "5", flags=["--resume"])
+def test_a_resumed_run_goes_on_after_its_last_iteration_with_the_optimizers_state(command, trained):
+    command.train(trained, "SOLVER.MAX_ITER", "5", flags=["--resume"])
     log = (trained / "log.txt").read_text()
     assert "Starting training from iteration 3" in log
     state = torch.load(trained / "model_final.pth", weights_only=True)
@@ -93,20 +55,20 @@ def test_a_resumed_run_goes_on_after_its_last_iteration_with_the_optimizers_stat
     assert "optimizer" in state["trainer"]["_trainer"]
 
 
-def test_torchrun_trains_and_evaluates_on_two_processes(datasets, tmp_path):
+def test_torchrun_trains_and_evaluates_on_two_processes(command, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    _train(datasets, tmp_path, launcher=launcher)
+    command.train(tmp_path, launcher=launcher)
     last = _metrics(tmp_path)
     assert "panoptic_seg/PQ" in last and "loss_sem_seg_lovasz" in last
     assert "Rank of current process: 0. World size: 2" in (tmp_path / "log.txt").read_text()
 
 
-def test_detectron2s_predictor_takes_the_config_that_training_wrote(datasets, trained):
+def test_detectron2s_predictor_takes_the_config_that_training_wrote(command, trained):
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)
     cfg.merge_from_file(str(trained / "config.yaml"))
     cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
-    image = cv2.imread(str(datasets / "shapes/val/000000.png"))
+    image = cv2.imread(str(command.datasets / "shapes/val/000000.png"))
     prediction = DefaultPredictor(cfg)(image)
     panoptic_seg, segments_info = prediction["panoptic_seg"]
     assert panoptic_seg.shape == image.shape[:2]
@@ -114,15 +76,23 @@ def test_detectron2s_predictor_takes_the_config_that_training_wrote(datasets, tr
 
 
 def test_the_demo_draws_good_images_skips_bad_ones_and_tells_by_its_exit_code(
-    datasets, trained, tmp_path
+    command, trained, tmp_path
 ):
     inputs = tmp_path / "inputs"
     inputs.mkdir()
-    good = (datasets / "shapes/val/000000.png").read_bytes()
+    good = (command.datasets / "shapes/val/000000.png").read_bytes()
     (inputs / "good.png").write_bytes(good)
     (inputs / "broken.png").write_bytes(good[:200])
-    command = ["demo.py", "--config-file", CONFIG, "--input", inputs, "--output", tmp_path / "out"]
-    outcome = _run(datasets, *command, "--opts", "MODEL.WEIGHTS", trained / "model_final.pth")
+    demo = [
+        "demo.py",
+        "--config-file",
+        command.config,
+        "--input",
+        inputs,
+        "--output",
+        tmp_path / "out",
+    ]
+    outcome = command.run(*demo, "--opts", "MODEL.WEIGHTS", trained / "model_final.pth")
     assert outcome.returncode == 1
     assert "broken.png" in outcome.stdout + outcome.stderr
     assert [p.name for p in (tmp_path / "out").glob("*.png")] == ["good.png"]
@@ -135,16 +105,32 @@ def test_the_demo_draws_good_images_skips_bad_ones_and_tells_by_its_exit_code(
         (["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4"], r"NUM_CLASSES is 4, but the data set"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused_with_the_key(datasets, tmp_path, options, message):
-    train = ["train_net.py", "--config-file", CONFIG, "--num-gpus", "0", "OUTPUT_DIR", tmp_path]
-    outcome = _run(datasets, *train, *options)
+def test_a_config_that_cannot_be_is_refused_with_the_key(command, tmp_path, options, message):
+    train = [
+        "train_net.py",
+        "--config-file",
+        command.config,
+        "--num-gpus",
+        "0",
+        "OUTPUT_DIR",
+        tmp_path,
+    ]
+    outcome = command.run(*train, *options)
     assert outcome.returncode != 0
     assert message in outcome.stderr
 
 
-def test_data_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path):
-    train = ["train_net.py", "--config-file", CONFIG, "--num-gpus", "0", "OUTPUT_DIR", tmp_path]
-    outcome = _run(tmp_path, *train)
+def test_data_that_is_not_there_is_named_with_where_it_was_looked_for(command, tmp_path):
+    train = [
+        "train_net.py",
+        "--config-file",
+        command.config,
+        "--num-gpus",
+        "0",
+        "OUTPUT_DIR",
+        tmp_path,
+    ]
+    outcome = type(command)(tmp_path).run(*train)
     assert outcome.returncode != 0
     assert "annotations/train.json does not exist" in outcome.stderr
     assert "DETECTRON2_DATASETS" in outcome.stderr

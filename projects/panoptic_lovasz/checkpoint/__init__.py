@@ -1,6 +1,15 @@
 """Checkpoints: what travels with the weights, and loading them safely."""
 
+from .checkpointer import SafeCheckpointer
 from .folder import Checkpoint, find_checkpoint, save_classes
-from .loading import SafeCheckpointer, load_weights
+from .formats import read_weights
+from .loading import load_weights
 
-__all__ = ["Checkpoint", "SafeCheckpointer", "find_checkpoint", "load_weights", "save_classes"]
+__all__ = [
+    "Checkpoint",
+    "SafeCheckpointer",
+    "find_checkpoint",
+    "load_weights",
+    "read_weights",
+    "save_classes",
+]

@@ -1,38 +1,16 @@
-"""Loading weights without running code that a file may carry."""
+"""Load a model's weights for inference: all of them, or an error."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from typing import Any
 
-import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..errors import ConfigError
+from ..errors import CheckpointError
+from .checkpointer import SafeCheckpointer
 
-__all__ = ["SafeCheckpointer", "load_weights"]
-
-
-class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, reading tensors and plain containers only."""
-
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        if not filename.endswith((".pth", ".pt")):
-            raise ConfigError(
-                f"weights {filename}: expected a .pth file; loading other formats may run code "
-                "that they carry"
-            )
-        try:
-            loaded = torch.load(filename, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ConfigError(f"weights {filename} hold more than tensors: {error}") from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise ConfigError(f"weights {filename} cannot be read: {error}") from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"weights {filename} are a {type(loaded).__name__}, expected a dict")
-        return loaded if "model" in loaded else {"model": loaded}
+__all__ = ["load_weights"]
 
 
 class _CompleteCheckpointer(SafeCheckpointer):
@@ -46,22 +24,27 @@ class _CompleteCheckpointer(SafeCheckpointer):
         wrong += [f"{name} is missing" for name in sorted(missing)]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise ConfigError(
+            raise CheckpointError(
                 "the weights do not belong to the network that the config describes: "
                 f"{'; '.join(wrong[:3])}{more}"
             )
         return result
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike) -> None:
-    """Load all of a model's weights for inference, from a .pth file or a URL that iopath knows.
+def load_weights(model: nn.Module, path: str | os.PathLike, *, trust_weights: bool = False) -> None:
+    """Load all of a model's weights for inference, from a file or a URL that iopath knows.
+
+    Args:
+        model: the network.
+        path: .pth, .pt, .pkl or .safetensors.
+        trust_weights: load pickles of any content, which may run code.
 
     Raises:
-        ConfigError: if the file is missing, damaged, holds anything but tensors and plain
-            containers, or does not fit the model.
+        CheckpointError: if the file is missing, damaged, holds anything but tensors, arrays and
+            plain containers, or does not fit the model.
     """
     path = os.fspath(path)
-    checkpointer = _CompleteCheckpointer(model)
+    checkpointer = _CompleteCheckpointer(model, trust_weights=trust_weights)
     if "://" not in path and not os.path.isfile(path):
-        raise ConfigError(f"weights {path} do not exist (MODEL.WEIGHTS)")
+        raise CheckpointError(f"weights {path} do not exist (MODEL.WEIGHTS)")
     checkpointer.load(path, checkpointables=[])

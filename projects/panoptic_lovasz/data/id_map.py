@@ -79,13 +79,24 @@ def write_panoptic_png(file_name: str | os.PathLike, ids: np.ndarray) -> None:
     write_atomically(file_name, lambda f: image.save(f, format="PNG"))
 
 
-def write_atomically(file_name: str | os.PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write(file)`` on a temporary file that then takes the place of ``file_name``."""
+def write_atomically(
+    file_name: str | os.PathLike, write: Callable[[BinaryIO], object], *, durable: bool = False
+) -> None:
+    """Call ``write(file)`` on a temporary file that then takes the place of ``file_name``.
+
+    Args:
+        file_name: the file to write.
+        write: writes the content.
+        durable: wait until it is on the disk, so that it survives a loss of power, too.
+    """
     file_name = Path(file_name)
     temporary = file_name.with_name(f".{file_name.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as f:
             write(f)
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(temporary, file_name)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+from torch import nn
 
+from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..evaluation import build_evaluator
+from .resuming import SaveOnSignal, SeedEachIteration, interrupted_marker
 
 __all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -37,9 +47,40 @@ class Trainer(DefaultTrainer):
         """The evaluators that the data set's metadata asks for."""
         return build_evaluator(cfg, dataset_name)
 
+    @classmethod
+    def build_checkpointer(
+        cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
+    ) -> SafeCheckpointer:
+        """A checkpointer for ``cfg.OUTPUT_DIR`` that loads and saves safely."""
+        trust_weights = cfg.MODEL.TRUST_WEIGHTS
+        return SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, trust_weights=trust_weights, **checkpointables
+        )
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """Detectron2's hooks, and those that make the run resumable."""
+        # DefaultTrainer has built a checkpointer of its own; its hooks shall use this one.
+        self.checkpointer = self.build_checkpointer(
+            self.cfg, self.model, trainer=weakref.proxy(self)
+        )
+        timer, scheduler, *others = super().build_hooks()
+        seed = SeedEachIteration(self.cfg.SEED) if self.cfg.SEED >= 0 else None
+        # After the scheduler's step, which belongs to the iteration that is saved.
+        return [timer, seed, scheduler, SaveOnSignal(self.checkpointer), *others]
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left."""
+        """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left.
+
+        A run that SIGTERM stopped resumes in any case.
+        """
+        marker = interrupted_marker(self.cfg.OUTPUT_DIR)
+        if marker.is_file() and not resume:
+            logger.info(f"Resuming the run that was stopped in {self.cfg.OUTPUT_DIR}.")
+            resume = True
         super().resume_or_load(resume)
+        comm.synchronize()
+        if comm.is_main_process():
+            marker.unlink(missing_ok=True)
         if self.start_iter > 0:
             loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
             reset_data_loader(self._trainer, loader)

@@ -84,7 +84,7 @@ class PanopticPredictor:
         self.array_order = array_order
         self.model = build_model(self.cfg).eval()
         if cfg.MODEL.WEIGHTS:
-            load_weights(self.model, cfg.MODEL.WEIGHTS)
+            load_weights(self.model, cfg.MODEL.WEIGHTS, trust_weights=cfg.MODEL.TRUST_WEIGHTS)
         self._resize = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
         )

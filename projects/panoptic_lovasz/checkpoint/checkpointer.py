@@ -1,0 +1,111 @@
+"""Detectron2's checkpointer, safe to load from, and safe against what happens while it saves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from ..data.id_map import write_atomically
+from ..errors import CheckpointError
+from .formats import check_intact, read_weights
+from .imagenet import is_torchvision_resnet, rename_torchvision_resnet
+
+__all__ = ["SafeCheckpointer"]
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with three differences.
+
+    It reads tensors, arrays and plain containers only, from any format of
+    :func:`.formats.read_weights`; ImageNet weights of torchvision and timm ResNets among them. It
+    writes a checkpoint whole or not at all. And :meth:`resume_or_load` falls back to the checkpoint
+    before the last one when that is damaged.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        trust_weights: bool = False,
+        **checkpointables: Any,
+    ):
+        """
+        Args:
+            model, save_dir, **checkpointables: as for ``DetectionCheckpointer``.
+            trust_weights: load pickles of any content, which may run code.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self._trust_weights = trust_weights
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
+        data = {"model": self.model.state_dict(), **states, **kwargs}
+        file = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {file}")
+        write_atomically(file, lambda f: torch.save(data, f), durable=True)
+        self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the last checkpoint, atomically."""
+        tag = Path(self.save_dir, "last_checkpoint")
+        write_atomically(tag, lambda f: f.write(last_filename_basename.encode()), durable=True)
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from the last intact checkpoint of ``save_dir``, or load ``path``.
+
+        Raises:
+            CheckpointError: if there are checkpoints and all are damaged.
+        """
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        candidates = self._newest_first()
+        for candidate in candidates:
+            try:
+                check_intact(candidate)
+            except CheckpointError as error:
+                self.logger.warning(f"{error}; trying the one before it")
+                continue
+            return self.load(candidate)
+        raise CheckpointError(
+            f"none of the checkpoints in {self.save_dir} is intact: {', '.join(candidates)}; "
+            "start without --resume, or in another OUTPUT_DIR"
+        )
+
+    def _newest_first(self) -> list[str]:
+        last = self.get_checkpoint_file()
+        others = [f for f in self.get_all_checkpoint_files() if not _is_best(f)]
+        newest = sorted(others, key=os.path.getmtime, reverse=True)
+        return [last, *(f for f in newest if f != last)]
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        loaded = read_weights(filename, trusted=self._trust_weights)
+        if not isinstance(loaded, dict):
+            raise CheckpointError(
+                f"weights {filename} are a {type(loaded).__name__}, expected a dict of tensors"
+            )
+        if "model_state" in loaded:  # pycls
+            return {"model": loaded["model_state"], "matching_heuristics": True}
+        if "model" in loaded:
+            return loaded
+        if "blobs" in loaded:  # Detectron1
+            loaded = loaded["blobs"]
+        if filename.endswith(".pkl"):
+            blobs = {k: v for k, v in loaded.items() if not k.endswith("_momentum")}
+            return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+        if is_torchvision_resnet(loaded):
+            return {"model": rename_torchvision_resnet(loaded)}
+        return {"model": loaded}
+
+
+def _is_best(file: str) -> bool:
+    """The best checkpoint is older or newer than the last by chance, and no step of the way."""
+    return os.path.basename(file) == "model_best.pth"

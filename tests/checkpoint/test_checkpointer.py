@@ -1,0 +1,120 @@
+import os
+
+import pytest
+import torch
+import torchvision
+from detectron2.modeling import build_model
+from torch import nn
+
+from panoptic_lovasz.checkpoint import SafeCheckpointer
+from panoptic_lovasz.errors import CheckpointError
+
+
+def _checkpointer(folder, value=0.0):
+    model = nn.Linear(1, 1)
+    nn.init.constant_(model.weight, value)
+    return SafeCheckpointer(model, str(folder))
+
+
+def _save_two(folder):
+    for n in (1, 2):
+        _checkpointer(folder, n).save(f"model_{n}", iteration=n)
+        os.utime(folder / f"model_{n}.pth", (n, n))
+
+
+def test_resuming_takes_the_last_checkpoint(tmp_path):
+    _save_two(tmp_path)
+    checkpointer = _checkpointer(tmp_path)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 2
+    assert checkpointer.model.weight.item() == 2
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty", "gone"])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before_with_a_warning(
+    tmp_path, damage, caplog
+):
+    _save_two(tmp_path)
+    last = tmp_path / "model_2.pth"
+    content = bytearray(last.read_bytes())
+    if damage == "torn":
+        last.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        place = content.find(torch.tensor(2.0).numpy().tobytes())
+        content[place] ^= 255
+        last.write_bytes(content)
+    elif damage == "empty":
+        last.write_bytes(b"")
+    else:
+        last.unlink()
+    checkpointer = _checkpointer(tmp_path)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 1
+    assert "model_2.pth is damaged" in caplog.text
+
+
+def test_the_best_checkpoint_is_not_taken_for_a_step_of_the_way(tmp_path):
+    _save_two(tmp_path)
+    _checkpointer(tmp_path, 9).save("model_best", iteration=0)
+    (tmp_path / "last_checkpoint").write_text("model_2.pth")
+    (tmp_path / "model_2.pth").write_bytes(b"")
+    assert _checkpointer(tmp_path).resume_or_load("", resume=True)["iteration"] == 1
+
+
+def test_no_intact_checkpoint_is_an_error_that_lists_them(tmp_path):
+    _save_two(tmp_path)
+    for file in tmp_path.glob("*.pth"):
+        file.write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"model_2\.pth.*model_1\.pth"):
+        _checkpointer(tmp_path).resume_or_load("", resume=True)
+
+
+def test_a_save_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):
+    checkpointer = _checkpointer(tmp_path, 1)
+    checkpointer.save("model_final", iteration=1)
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def full(data, f):
+        f.write(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpointer.save("model_final", iteration=2)
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_weights_that_are_no_dict_are_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match=r"list\.pth are a list"):
+        _checkpointer(tmp_path).load(str(tmp_path / "list.pth"))
+
+
+def test_torchvision_weights_initialise_the_backbone(slim_cfg, tmp_path):
+    cfg = slim_cfg.clone()
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+    resnet = torchvision.models.resnet18()
+    torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
+    model = build_model(cfg)
+    SafeCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
+    bottom_up = model.backbone.bottom_up.eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = resnet.eval()
+        x = features.maxpool(features.relu(features.bn1(features.conv1(image))))
+        expected = features.layer4(features.layer3(features.layer2(features.layer1(x))))
+        torch.testing.assert_close(bottom_up(image)["res5"], expected)
+
+
+def test_weights_of_other_classes_initialise_all_but_the_heads_and_the_log_lists_these(
+    slim_cfg, tmp_path, caplog
+):
+    other = slim_cfg.clone()
+    other.MODEL.ROI_HEADS.NUM_CLASSES = 7
+    torch.save(build_model(other).state_dict(), tmp_path / "other.pth")
+    model = build_model(slim_cfg)
+    SafeCheckpointer(model).load(str(tmp_path / "other.pth"))
+    saved = torch.load(tmp_path / "other.pth", weights_only=True)
+    name = "roi_heads.box_head.fc1.weight"
+    assert torch.equal(model.state_dict()[name], saved[name])
+    assert "roi_heads.box_predictor.cls_score.weight" in caplog.text

@@ -1,0 +1,70 @@
+"""Training in processes of their own, as a user starts it, on a handful of small images."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from panoptic_lovasz.data import make_shapes
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+class Command:
+    """Runs the project's programs on a small generated data set."""
+
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    quick = ("SOLVER.MAX_ITER", "3", "SOLVER.IMS_PER_BATCH", "4", "TEST.EVAL_PERIOD", "0")
+
+    def __init__(self, datasets):
+        self.datasets = datasets
+
+    def _popen(self, *command):
+        environment = {
+            **os.environ,
+            "DETECTRON2_DATASETS": str(self.datasets),
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=PROJECT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command):
+        process = self._popen(*command)
+        stdout, stderr = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    def _train_command(self, output, options, flags):
+        train = ["train_net.py", "--config-file", self.config, "--num-gpus", "0", *flags]
+        return [*train, *self.quick, "OUTPUT_DIR", output, *options]
+
+    def train(self, output, *options, flags=(), launcher=()):
+        outcome = self.run(*launcher, *self._train_command(output, options, flags))
+        assert outcome.returncode == 0, outcome.stderr[-3000:]
+        return outcome
+
+    def train_until(self, condition, stop, output, *options, flags=()):
+        """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
+        process = self._popen(*self._train_command(output, options, flags))
+        deadline = time.monotonic() + 200
+        while not condition() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(getattr(signal, stop))
+        process.communicate(timeout=100)
+        return process.returncode
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    make_shapes(root / "shapes", num_train=12, num_val=4, size=96, progress=False)
+    return Command(root)

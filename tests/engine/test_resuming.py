@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from panoptic_lovasz.engine.resuming import interrupted_marker
+
+RUN = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()")
+
+
+def _final(output):
+    return torch.load(output / "model_final.pth", weights_only=True)
+
+
+def _assert_same_bits(a, b):
+    assert a["model"].keys() == b["model"].keys()
+    for name, value in a["model"].items():
+        assert torch.equal(value, b["model"][name]), name
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
+    command.train(output, *RUN)
+    return _final(output)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(
+    command, uninterrupted, tmp_path, workers
+):
+    options = (*RUN, "DATALOADER.NUM_WORKERS", workers)
+
+    def saved():
+        return (tmp_path / "model_0000003.pth").exists()
+
+    assert command.train_until(saved, "SIGKILL", tmp_path, *options) == -9
+    assert not (tmp_path / "model_final.pth").exists()
+    command.train(tmp_path, *options, flags=["--resume"])
+    _assert_same_bits(_final(tmp_path), uninterrupted)
+
+
+def test_sigterm_saves_the_iteration_and_the_next_start_resumes_untold(
+    command, uninterrupted, tmp_path
+):
+    def started():
+        return (tmp_path / "model_0000001.pth").exists()
+
+    assert command.train_until(started, "SIGTERM", tmp_path, *RUN) == 0
+    assert interrupted_marker(tmp_path).is_file()
+    assert not (tmp_path / "model_final.pth").exists()
+    command.train(tmp_path, *RUN)
+    assert not interrupted_marker(tmp_path).exists()
+    _assert_same_bits(_final(tmp_path), uninterrupted)
