@@ -272,11 +272,13 @@ def test_values_are_the_same_without_gradients():
 
 
 def test_auto_falls_back_to_plain_pytorch_where_the_compiled_package_is_absent(monkeypatch):
+    choose = fused._implementation.__wrapped__  # without its cache
     monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.fused_numba", None)
-    assert fused._implementation("auto", torch.device("cpu")) is fused_torch
-    assert fused._implementation("auto", torch.device("meta")) is fused_torch
+    assert choose("auto", "cpu") is fused_torch
+    assert choose("auto", "meta") is fused_torch
+    assert choose("torch", "cpu") is fused_torch
     with pytest.raises(ImportError, match="fused_numba"):
-        fused._implementation("numba", torch.device("cpu"))
+        choose("numba", "cpu")
 
 
 @pytest.mark.parametrize("label", [-1, 5, 254, 300])
@@ -331,6 +333,8 @@ def test_types_and_dimensions_are_checked():
         cross_entropy_lovasz(logits.long(), target)
     with pytest.raises(TypeError, match="integer"):
         cross_entropy_lovasz(logits, target.float())
+    with pytest.raises(ValueError, match="logits are on cpu, target is on meta"):
+        cross_entropy_lovasz(logits, target.to("meta"))
 
 
 def test_more_pixels_than_a_counter_holds_are_an_error(monkeypatch):

@@ -71,6 +71,7 @@ class CrossEntropyLovaszLoss(nn.Module):
     """
 
     terms: tuple[str, ...] = ("ce", "lovasz")
+    class_weights: Tensor | None
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ method, in value and gradient; nothing of the size of the upsampled logits is ev
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -56,7 +57,7 @@ def cross_entropy_lovasz(
     or +inf) both losses are NaN.
 
     Source of the second term: Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 11
-    and 12, binned as ``docs/loss.md`` describes: it differs from the definition by 1 / K at most.
+    and 12, binned as ``docs/loss.md`` describes: at most 1 / K below the definition.
 
     Args:
         logits: (B, C, h, w), any floating dtype.
@@ -85,7 +86,7 @@ def cross_entropy_lovasz(
         Cross-entropy and Lovász loss, 0-dim float32, each multiplied by its weight.
 
     Raises:
-        ValueError: shapes that do not match; a label that is neither in [0, C) nor
+        ValueError: shapes or devices that do not match; a label that is neither in [0, C) nor
             ``ignore_index`` (on CUDA raised without waiting for the device: possibly only in the
             backward pass or by the next call); an option out of its range.
         TypeError: logits that are not floating or a target that is not of an integer type.
@@ -106,9 +107,9 @@ def cross_entropy_lovasz(
             present = present_classes(target, num_classes, ignore_index, num_groups)
             shares = _shares(present, classes, class_weights, per_image, process_group)
     options = _Options(
-        module=_implementation(impl, logits.device) if target.numel() else fused_torch,
+        module=_implementation(impl, logits.device.type) if target.numel() else fused_torch,
         passes={
-            "scale_factor": scale_factor,
+            "scale_factor": int(scale_factor),
             "ignore_index": ignore_index,
             "class_weights": class_weights,
         },
@@ -211,16 +212,13 @@ def _sum_over_processes(process_group: dist.ProcessGroup | None, *tensors: Tenso
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _implementation(impl: str, device: torch.device) -> ModuleType:
+@functools.cache
+def _implementation(impl: str, device_type: str) -> ModuleType:
     """The module with the functions ``count`` and ``weigh`` for this choice and device."""
-    if impl == "torch":
-        return fused_torch
     if impl == "auto":
-        if device.type not in COMPILED:
-            return fused_torch
         try:
-            return importlib.import_module(COMPILED[device.type], __package__)
-        except ImportError:  # the package is optional
+            return importlib.import_module(COMPILED[device_type], __package__)
+        except (KeyError, ImportError):  # the packages are optional
             return fused_torch
     return importlib.import_module(f".fused_{impl}", __package__)
 
@@ -232,8 +230,10 @@ def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:
         raise ValueError(f"scale_factor must be a positive integer, not {scale_factor}")
     if logits.dim() != 4 or logits.shape[1] < 1:
         raise ValueError(f"logits must be of shape (B, C, h, w), not {tuple(logits.shape)}")
+    if target.device != logits.device:
+        raise ValueError(f"logits are on {logits.device}, target is on {target.device}")
     num_images, _, height, width = logits.shape
-    expected = (num_images, height * scale_factor, width * scale_factor)
+    expected = (num_images, int(height * scale_factor), int(width * scale_factor))
     if tuple(target.shape) != expected:
         raise ValueError(
             f"target must be of shape {expected}, that of the logits {tuple(logits.shape)} "

@@ -63,9 +63,9 @@ def raise_pending(wait: bool = False) -> None:
         with _pending_lock:
             if not _pending or not (wait or _pending[0][0].query()):
                 return
-            copied, *label_range = _pending.popleft()
+            copied, extremes, num_classes, ignore_index = _pending.popleft()
         copied.synchronize()
-        _check_range(*label_range)
+        _check_range(extremes, num_classes, ignore_index)
 
 
 def _is_capturing() -> bool:
