@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -17,6 +18,7 @@ from ..errors import ConfigError
 from .ground_truth import PanopticGroundTruth
 from .instance_evaluation import PanopticInstanceEvaluator
 from .panoptic_evaluation import PanopticQualityEvaluator
+from .pictures import EvaluationPictures
 from .sem_seg_evaluation import PanopticSemSegEvaluator
 
 __all__ = ["build_evaluator"]
@@ -35,7 +37,8 @@ def build_evaluator(
     ``segm``), all from the panoptic annotations. For "coco" and "sem_seg" Detectron2's evaluators.
 
     Args:
-        cfg: its ``TEST.SAVE_PANOPTIC_PREDICTIONS`` writes the predictions out.
+        cfg: its ``TEST.SAVE_PANOPTIC_PREDICTIONS`` writes the predictions out, its
+            ``OUTPUT.NUM_PICTURES`` draws some of them.
         dataset_name: name of a registered data set.
         output_folder: for reports; by default ``inference/<dataset_name>`` in cfg.OUTPUT_DIR.
 
@@ -63,12 +66,17 @@ def _panoptic_evaluators(
     cfg: CfgNode, dataset_name: str, output_folder: str
 ) -> list[DatasetEvaluator]:
     gt = PanopticGroundTruth(dataset_name)
+    pictures = None
+    if cfg.OUTPUT.NUM_PICTURES > 0:
+        folder = Path(output_folder) / "pictures"
+        pictures = EvaluationPictures(gt, folder, cfg.OUTPUT.NUM_PICTURES, cfg.OUTPUT.NUM_PICTURES)
     return [
         PanopticQualityEvaluator(
             dataset_name,
             output_folder,
             save_predictions=cfg.TEST.SAVE_PANOPTIC_PREDICTIONS,
             ground_truth=gt,
+            pictures=pictures,
         ),
         PanopticSemSegEvaluator(dataset_name, output_dir=output_folder, ground_truth=gt),
         PanopticInstanceEvaluator(dataset_name, output_folder, ground_truth=gt),

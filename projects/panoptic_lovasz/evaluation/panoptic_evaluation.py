@@ -18,6 +18,7 @@ from ..data.id_map import label_runs, write_panoptic_png
 from ..errors import DatasetError
 from .ground_truth import PanopticGroundTruth
 from .panoptic_quality import PanopticQuality
+from .pictures import EvaluationPictures
 from .report import log_report, panoptic_metrics, write_report
 from .submission import write_submission_json
 
@@ -42,6 +43,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         save_predictions: bool = False,
         *,
         ground_truth: PanopticGroundTruth | None = None,
+        pictures: EvaluationPictures | None = None,
     ):
         """Read the annotations of a registered data set.
 
@@ -54,6 +56,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             save_predictions: also write ``panoptic_predictions/*.png`` and
                 ``panoptic_predictions.json`` into output_dir, in COCO's submission format.
             ground_truth: the data set's ground truth if it has been read already.
+            pictures: is shown every prediction with the PQ of its image, and draws some of them.
 
         Raises:
             DatasetError: the data set has no panoptic ground truth.
@@ -65,6 +68,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._distributed = distributed
         self._save_predictions = save_predictions
+        self._pictures = pictures
         self._dataset_ids = {
             kind: dataset_id for dataset_id, kind in self._gt.classes.from_dataset_id.items()
         }
@@ -79,6 +83,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         """Forget all images."""
         self._quality = PanopticQuality(self._gt.categories)
         self._saved: list[dict[str, Any]] = []
+        if self._pictures is not None:
+            self._pictures.reset()
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
         """Add a batch.
@@ -99,7 +105,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             name = str(image.get("file_name", f"image {image['image_id']}"))
             ids, segments = self._prediction(output["panoptic_seg"], name)
             annotation = self._gt.annotation(image)
-            self._quality.add(self._gt.id_map(image), annotation.segments, ids, segments, name=name)
+            pair = (self._gt.id_map(image), annotation.segments, ids, segments)
+            if self._pictures is None:
+                self._quality.add(*pair, name=name)
+            else:
+                of_image = PanopticQuality(self._gt.categories)
+                of_image.add(*pair, name=name)
+                self._quality.merge(of_image)
+                self._pictures.add(image, ids, segments, _mean_pq(of_image))
             if self._save_predictions:
                 self._save(image["image_id"], annotation.png, ids, segments)
 
@@ -109,14 +122,15 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         Returns:
             {"panoptic_seg": {"PQ": ..., "SQ": ..., "RQ": ..., "PQ_th": ..., ...}} in percent.
         """
-        parts = [(self._quality, self._saved)]
+        drawn = None if self._pictures is None else self._pictures.state()
+        parts = [(self._quality, self._saved, drawn)]
         if self._distributed:
             comm.synchronize()
             parts = comm.gather(parts[0])
             if not comm.is_main_process():
                 return OrderedDict()
         quality = PanopticQuality(self._gt.categories)
-        for part, _ in parts:
+        for part, _, _ in parts:
             quality.merge(part)
         if quality.num_images != len(self._gt.annotations):
             logger.warning(
@@ -127,8 +141,10 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             write_report(quality, self._output_dir)
         if self._save_predictions:
-            saved = [annotation for _, annotations in parts for annotation in annotations]
+            saved = [annotation for _, annotations, _ in parts for annotation in annotations]
             write_submission_json(self._output_dir / "panoptic_predictions.json", saved)
+        if self._pictures is not None:
+            self._pictures.write(part[2] for part in parts)
         return OrderedDict(panoptic_seg=panoptic_metrics(quality))
 
     def _prediction(
@@ -187,3 +203,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         self._saved.append(
             {"image_id": image_id, "file_name": png.as_posix(), "segments_info": segments}
         )
+
+
+def _mean_pq(quality: PanopticQuality) -> float:
+    pq = quality.per_class()["PQ"]
+    return float(np.nanmean(pq)) if np.isfinite(pq).any() else float("nan")
