@@ -20,7 +20,7 @@ from panoptic_lovasz.tools.export import main
 
 @pytest.fixture(scope="module")
 def images():
-    """Three images of different sizes; the last is of one colour."""
+    """Three images of different sizes; the last is of one color."""
     torch.manual_seed(0)
     noise = torch.rand(3, 96, 96) * 255
     return [noise[:, :64], noise[:, :50, :90].contiguous(), torch.full((3, 64, 64), 255.0)]
@@ -28,7 +28,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def exportable(tiny_cfg, predictor, images):
-    """A network that finds things in the noise but nothing in the image of one colour."""
+    """A network that finds things in the noise but nothing in the image of one color."""
     with torch.no_grad():
         scores = [predictor.model([{"image": i}])[0]["instances"].scores for i in images]
     threshold = ((scores[0].max() + scores[2].max()) / 2).item()

@@ -20,12 +20,12 @@ def save(tmp_path):
     return save
 
 
-def test_a_colour_image_is_read_as_it_is(save, photo):
+def test_a_color_image_is_read_as_it_is(save, photo):
     np.testing.assert_array_equal(read_image(save(photo, "a.png")), photo)
 
 
-def test_a_greyscale_image_becomes_three_equal_channels(save, photo):
-    read = read_image(save(photo[..., 0], "grey.png"))
+def test_a_grayscale_image_becomes_three_equal_channels(save, photo):
+    read = read_image(save(photo[..., 0], "gray.png"))
     np.testing.assert_array_equal(read, np.repeat(photo[..., :1], 3, axis=2))
 
 
@@ -34,20 +34,20 @@ def test_transparency_is_dropped(save, photo):
     np.testing.assert_array_equal(read_image(save(rgba, "rgba.png")), photo)
 
 
-def test_a_palette_image_has_the_colours_of_its_palette(save):
+def test_a_palette_image_has_the_colors_of_its_palette(save):
     image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8)).convert("P")
     image.putpalette([255, 0, 0, 0, 0, 255])
     assert read_image(save(image, "palette.png"))[0].tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
-def test_a_16_bit_greyscale_image_keeps_its_high_bytes(save, photo):
+def test_a_16_bit_grayscale_image_keeps_its_high_bytes(save, photo):
     deep = photo[..., 0].astype(np.uint16) * 256 + 200
     for name in ("deep.png", "deep.tif"):
         read = read_image(save(Image.fromarray(deep), name))
         np.testing.assert_array_equal(read, np.repeat(photo[..., :1], 3, axis=2))
 
 
-def test_a_16_bit_colour_image_keeps_its_high_bytes(tmp_path, photo):
+def test_a_16_bit_color_image_keeps_its_high_bytes(tmp_path, photo):
     path = tmp_path / "deep.png"
     cv2.imwrite(str(path), photo[..., ::-1].astype(np.uint16) * 256 + 200)
     np.testing.assert_array_equal(read_image(path), photo)
@@ -60,7 +60,7 @@ def test_an_image_rotated_by_exif_is_turned_upright(save, photo):
     np.testing.assert_array_equal(read_image(path), np.rot90(photo, -1))
 
 
-def test_a_cmyk_jpeg_is_read_as_colours(save):
+def test_a_cmyk_jpeg_is_read_as_colors(save):
     path = save(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "print.jpg")
     red = read_image(path)[4, 4]
     assert red[0] > 200 and red[1] < 60 and red[2] < 60
@@ -90,7 +90,7 @@ def test_what_is_no_image_is_named(tmp_path, name, content):
         read_image(tmp_path / name)
 
 
-def test_a_truncated_jpeg_is_refused_rather_than_half_grey(photo_folder):
+def test_a_truncated_jpeg_is_refused_rather_than_half_gray(photo_folder):
     with pytest.raises(DatasetError, match=r"cut\.jpg: cannot be read as an image: .*runcated"):
         read_image(photo_folder / "cut.jpg")
 

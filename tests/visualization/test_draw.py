@@ -27,7 +27,7 @@ def scene(size=64):
 
 
 def flat(image, seg, info, **kwargs):
-    """Colours alone, one output pixel per input pixel."""
+    """Colors alone, one output pixel per input pixel."""
     return draw_panoptic(image, seg, info, METADATA, alpha=1.0, scale=1, labels=False, **kwargs)
 
 
@@ -38,7 +38,7 @@ def middle_of(mask):
     return y + 1, x + 1
 
 
-def test_a_class_has_the_same_colour_in_every_picture():
+def test_a_class_has_the_same_color_in_every_picture():
     image, seg, info = scene()
     first = flat(image, seg, info)
     second = flat(image, np.full_like(seg, 9), [{"id": 9, "isthing": False, "category_id": 2}])
@@ -81,7 +81,7 @@ def test_small_pictures_are_enlarged_so_that_text_is_legible(shape, expected):
     assert drawn.dtype == np.uint8
 
 
-def test_pixels_without_a_segment_are_grey():
+def test_pixels_without_a_segment_are_gray():
     image, seg, info = scene()
     image[..., 0] = 255
     drawn = flat(image, seg, info[1:])  # the sky is not listed

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +9,8 @@ from typing import NamedTuple
 from ..data.classes import PanopticClasses
 from ..data.id_map import write_atomically
 from ..errors import ConfigError
+from .classes_json import classes_from_json, classes_to_json
+from .published import read_model_info
 
 __all__ = ["Checkpoint", "find_checkpoint", "save_classes"]
 
@@ -21,8 +21,8 @@ _CLASSES = "classes.json"
 class Checkpoint(NamedTuple):
     """Files that together make a usable model."""
 
-    weights: Path
-    config_file: Path
+    weights: str | Path  # a URL for a model of Detectron2's zoo
+    config_file: str | Path  # YAML, or a published model, which holds its config
     classes: PanopticClasses | None  # None: the folder does not say
 
 
@@ -31,28 +31,33 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
     Args:
         path: a folder that training wrote (its ``model_final.pth`` is taken, else the last
-            checkpoint), or a weights file in such a folder.
+            checkpoint), a weights file in such a folder, or a published .safetensors file, which
+            needs nothing beside it.
 
     Raises:
         ConfigError: if there is no such file, or no ``config.yaml`` beside it.
+        CheckpointError: if a published file is damaged.
     """
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"checkpoint {path} does not exist: expected a file or a folder")
     weights = _weights_in(path) if path.is_dir() else path
+    info = read_model_info(weights)
+    if info is not None:
+        return Checkpoint(weights, weights, info.classes)
     config_file = weights.parent / _CONFIG
     if not config_file.is_file():
         raise ConfigError(
             f"{weights} has no {_CONFIG} beside it, which says what network it belongs to; "
-            "training writes it into OUTPUT_DIR"
+            "training writes it into OUTPUT_DIR, and a published model holds it"
         )
     return Checkpoint(weights, config_file, _read_classes(weights.parent / _CLASSES))
 
 
 def save_classes(folder: str | os.PathLike, classes: PanopticClasses) -> None:
     """Write the classes beside the checkpoints, so that these can be used without the data set."""
-    content = json.dumps(dataclasses.asdict(classes), indent=1)
-    write_atomically(Path(folder) / _CLASSES, lambda f: f.write(content.encode()))
+    content = classes_to_json(classes).encode()
+    write_atomically(Path(folder) / _CLASSES, lambda f: f.write(content))
 
 
 def _weights_in(folder: Path) -> Path:
@@ -67,14 +72,4 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read_classes(path: Path) -> PanopticClasses | None:
-    if not path.is_file():
-        return None
-    try:
-        fields = json.loads(path.read_text())
-        return PanopticClasses(**{key: _tuples(value) for key, value in fields.items()})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} does not hold the classes of a model: {error}") from error
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return classes_from_json(path.read_text(), str(path)) if path.is_file() else None

@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset(
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
 
-    Greyscale becomes three equal channels, transparency is dropped, 16-bit values are reduced to
+    Grayscale becomes three equal channels, transparency is dropped, 16-bit values are reduced to
     their high byte, and of an animation the first picture is taken.
 
     Raises:

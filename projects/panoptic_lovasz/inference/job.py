@@ -147,13 +147,13 @@ class Job:
         tqdm.write(f"skipped: {error}", file=sys.stderr)
 
     def _refuse_to_overwrite_inputs(self) -> None:
-        inputs = {f.resolve() for f in (*self.inputs.images, *self.inputs.videos)}
-        targets = [self.folder / f"{name}.png" for name in self.inputs.images.values()]
-        targets += [self.folder / f"{name}.mp4" for name in self.inputs.videos.values()]
-        targets += [t.parent / _SIDE_BY_SIDE / t.name for t in targets]
-        targets += [self.folder / _COCO / f"{name}.png" for name in self.inputs.images.values()]
-        for target in targets:
-            if target.resolve() in inputs:
-                raise ConfigError(
-                    f"the output {target} would overwrite an input; use another folder"
-                )
+        sources = {f.resolve() for f in (*self.inputs.images, *self.inputs.videos)}
+        pictures = [f"{name}.png" for name in self.inputs.images.values()]
+        videos = [f"{name}.mp4" for name in self.inputs.videos.values()]
+        for subfolder in ("", _SIDE_BY_SIDE, _COCO):
+            folder = (self.folder / subfolder).resolve()
+            for name in (*pictures, *videos):
+                if folder / name in sources:
+                    raise ConfigError(
+                        f"the output {folder / name} would overwrite an input; use another folder"
+                    )

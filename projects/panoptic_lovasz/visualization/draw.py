@@ -1,6 +1,6 @@
 """Pictures of panoptic segmentations, the same for predictions, ground truth and reports.
 
-Detectron2's ``Visualizer`` can draw these too, but jitters colours at random, lets labels run into
+Detectron2's ``Visualizer`` can draw these too, but jitters colors at random, lets labels run into
 each other and off the picture, and has no legend; and it draws polygons through matplotlib. What it
 does well elsewhere (boxes, keypoints, instance masks) is left to it.
 """
@@ -40,8 +40,8 @@ def draw_panoptic(
 ) -> np.ndarray:
     """Lay a panoptic segmentation over its image.
 
-    Every class has its colour, every instance a shade of it, every segment a thin contour and,
-    where there is room, a label with its score. Pixels without a segment are shown in grey.
+    Every class has its color, every instance a shade of it, every segment a thin contour and,
+    where there is room, a label with its score. Pixels without a segment are shown in gray.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -51,7 +51,7 @@ def draw_panoptic(
             have them.
         metadata: Detectron2 ``Metadata``, or a dict, with ``thing_classes``, ``stuff_classes`` and,
             optionally, ``thing_colors``, ``stuff_colors``.
-        alpha: opacity of the colours, in [0, 1].
+        alpha: opacity of the colors, in [0, 1].
         scale: enlarge by this factor; default: as much as a small picture needs.
         labels: write class names on the segments.
         legend: add a strip with the classes and their numbers of instances below.
@@ -127,7 +127,7 @@ def draw_comparison(
 
 
 class _Colors:
-    """Names and colours of the classes that occur in some segments."""
+    """Names and colors of the classes that occur in some segments."""
 
     def __init__(self, metadata, segments: Iterable[dict]):
         self.names = {kind: class_names(metadata, kind) for kind in (True, False)}
@@ -145,7 +145,7 @@ class _Colors:
         return f"{'thing' if isthing else 'stuff'} {category}"
 
     def of_segments(self, segments: Sequence[dict]) -> np.ndarray:
-        """Colour of each segment: its class's, shaded for things. uint8 (N, 3)."""
+        """Color of each segment: its class's, shaded for things. uint8 (N, 3)."""
         seen: dict[int, int] = {}
         colors = []
         for s in segments:
@@ -156,7 +156,7 @@ class _Colors:
         return np.array(colors, dtype=np.uint8).reshape(-1, 3)
 
     def legend(self, pictures) -> list[tuple[str, tuple]]:
-        """(text, colour) of each class that is visible in any of the pictures, things first."""
+        """(text, color) of each class that is visible in any of the pictures, things first."""
         counts: dict[tuple[bool, int], list[int]] = {}
         for i, (seg, info) in enumerate(pictures):
             visible = set(np.unique(seg).tolist())

@@ -23,7 +23,7 @@ _REACH = 0.8
 
 
 class Label(NamedTuple):
-    """Text for one segment, drawn on a chip of the segment's colour."""
+    """Text for one segment, drawn on a chip of the segment's color."""
 
     text: str
     color: tuple[int, int, int]

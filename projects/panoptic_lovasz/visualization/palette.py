@@ -1,4 +1,4 @@
-"""Colours: one per class, told apart at a glance, and shades of it for the class's instances."""
+"""Colors: one per class, told apart at a glance, and shades of it for the class's instances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 __all__ = ["class_colors", "class_names", "distinct_colors", "shade", "text_color"]
 
-# Colours are compared and changed in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/),
+# Colors are compared and changed in OKLab (Ottosson 2020, https://bottosson.github.io/posts/oklab/),
 # times 100, where equal distances look about equal and a change of lightness keeps the hue.
 _LMS_FROM_RGB = np.array(
     [
@@ -24,7 +24,7 @@ _LAB_FROM_LMS = 100 * np.array(
         [0.0259040371, 0.7827717662, -0.8086757660],
     ]
 )
-# Lightness and chroma that generated colours are picked from: things are vivid, stuff is calmer, so
+# Lightness and chroma that generated colors are picked from: things are vivid, stuff is calmer, so
 # that objects stand out from what they stand on.
 _VIVID = ((54.0, 65.0, 76.0), (15.0, 20.0, 25.0))
 _CALM = ((50.0, 62.0, 74.0, 86.0), (4.0, 7.5, 11.0))
@@ -36,12 +36,12 @@ def class_names(metadata, isthing: bool) -> list[str]:
 
 
 def class_colors(metadata, num_things: int = 0, num_stuff: int = 0):
-    """One RGB colour per class: the data set's own where it has them, else a generated one.
+    """One RGB color per class: the data set's own where it has them, else a generated one.
 
     Args:
         metadata: Detectron2 ``Metadata``, or a dict, with any of ``thing_classes``,
             ``thing_colors``, ``stuff_classes``, ``stuff_colors``; or None.
-        num_things, num_stuff: colours wanted at least, where the metadata declares fewer classes.
+        num_things, num_stuff: colors wanted at least, where the metadata declares fewer classes.
 
     Returns:
         Two uint8 arrays: (things, 3) and (stuff, 3).
@@ -60,11 +60,11 @@ def class_colors(metadata, num_things: int = 0, num_stuff: int = 0):
 
 @lru_cache(maxsize=32)
 def distinct_colors(num: int, *, vivid: bool, taken: tuple = ()) -> np.ndarray:
-    """Colours as far from each other, and from those taken, as a greedy search in OKLab gets.
+    """Colors as far from each other, and from those taken, as a greedy search in OKLab gets.
 
     The search is that of Glasbey et al., "Colour displays for categorical images" (2007): each
-    colour in turn is the candidate farthest from all before it. The same arguments always give the
-    same colours, and asking for more colours keeps the first ones.
+    color in turn is the candidate farthest from all before it. The same arguments always give the
+    same colors, and asking for more colors keeps the first ones.
 
     Returns:
         uint8 array (num, 3), RGB.
@@ -76,18 +76,18 @@ def distinct_colors(num: int, *, vivid: bool, taken: tuple = ()) -> np.ndarray:
     else:
         distance = -np.linalg.norm(lab - _to_lab(np.array([[228, 60, 50]])), axis=1)  # start at red
     picked = []
-    for _ in range(num):
+    for _ in range(min(num, len(candidates))):
         best = int(distance.argmax())
         picked.append(candidates[best])
         new = np.linalg.norm(lab - lab[best], axis=1)
         distance = new if len(picked) == 1 and not len(taken) else np.minimum(distance, new)
-    return np.array(picked, dtype=np.uint8).reshape(-1, 3)
+    return np.resize(np.array(picked, dtype=np.uint8), (num, 3))  # with hundreds, some come again
 
 
 def shade(color, index: int) -> np.ndarray:
-    """The class's colour for its instance number ``index``: same family, other lightness and hue.
+    """The class's color for its instance number ``index``: same family, other lightness and hue.
 
-    Number 0 keeps the colour itself. Consecutive numbers are far apart (van der Corput sequence).
+    Number 0 keeps the color itself. Consecutive numbers are far apart (van der Corput sequence).
 
     Returns:
         uint8 array (3,), RGB.
