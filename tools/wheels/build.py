@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -61,16 +62,19 @@ def fetch(source: dict, folder: Path) -> Path:
         for place in pip_places():
             command = [sys.executable, "-m", "unearth", source["requirement"], *place, kind]
             run = subprocess.run([*command, "--download", download], capture_output=True, text=True)
-            said = said or run.stderr.strip().rpartition("\n")[2]
-            found = Path(download, archive.name)
-            if found.is_file():
-                if (sha256 := _sha256(found)) != source["sha256"]:
-                    raise BuildError(
-                        f"{archive.name} has sha256 {sha256}, expected {source['sha256']}: "
-                        "the index serves another file than the one this recipe was made for"
-                    )
-                found.replace(archive)
-                return archive
+            if run.returncode:
+                said = said or run.stderr.strip().rpartition("\n")[2]
+                continue
+            # A file of an index on disk is not copied but named where it lies.
+            found = Path(shutil.copy(json.loads(run.stdout)["local_path"], f"{download}.part"))
+            sha256 = _sha256(found)
+            if sha256 != source["sha256"]:
+                found.unlink()
+                raise BuildError(
+                    f"{archive.name} has sha256 {sha256}, expected {source['sha256']}: "
+                    "the index serves another file than the one this recipe was made for"
+                )
+            return found.replace(archive)
     raise BuildError(
         f"no package index has {source['requirement']} ({said}); "
         f"put {archive.name} into {folder} by hand to go on without one"
