@@ -211,11 +211,12 @@ def test_nan_and_infinity_reach_the_losses(bad):
     assert gradient.isnan().any()
 
 
-def test_pixels_that_do_not_count_change_nothing():
+@pytest.mark.parametrize("value", [1e4, torch.nan, torch.inf, -torch.inf])
+def test_pixels_that_do_not_count_change_nothing(value):
     logits, target = make_batch((1, 4, 8, 8, 4), ignored=0)
     target[:, :, :16] = 255
     other = logits.clone()
-    other[..., :3] = 1e4  # only in reach of ignored pixels
+    other[..., :3] = value  # only in reach of ignored pixels
     losses, gradient = loss_and_gradient(logits, target, "numba")
     other_losses, other_gradient = loss_and_gradient(other, target, "numba")
     assert torch.equal(losses, other_losses)

@@ -35,13 +35,12 @@ def _jit(function: Callable) -> Callable:
         return numba.njit(**options)(function)
 
 
-# Loops over neighbouring pixels. Comparisons are written so that NaN gets through _exp, and stops
-# at _quantise, whose result is used as an index.
+# Comparisons are written so that NaN passes _exp and stops at _quantise, which gives indices.
 
 
 @_jit
 def _exp(x):
-    """e**x for x <= 0 to 1e-7 of the result, and 0 below -88."""
+    """e**x for x <= 0, to 1e-7 (1 + |x|) of the result; 0 below -88."""
     t = x * _LOG2_E
     t = np.float32(-127) if t < np.float32(-127) else t
     rounded = np.float32(t + _ROUND)
@@ -85,16 +84,18 @@ def _add_scaled(out, a, weight):
 
 
 @_jit
-def _maximum(out, a):
-    for j in range(out.shape[0]):
-        out[j] = a[j] if a[j] > out[j] else out[j]
-
-
-@_jit
 def _exp_shifted(values, shift, total):
     for j in range(values.shape[0]):
         values[j] = _exp(values[j] - shift[j])
         total[j] += values[j]
+
+
+@_jit
+def _probabilities(logits, log_sum):
+    """Softmax, in place. Pixels that do not count get 0, even if a logit is NaN."""
+    for j in range(logits.shape[0]):
+        p = _exp(logits[j] - log_sum[j])
+        logits[j] = _ZERO if log_sum[j] == np.float32(np.inf) else p
 
 
 @_jit
@@ -128,9 +129,6 @@ def _add_product(out, a, b):
         out[j] += a[j] * b[j]
 
 
-# Interpolation of one row of a tile.
-
-
 @_jit
 def _neighbours(position, scale_factor):
     """First of the two low-resolution neighbours of a position, and the weight of the second."""
@@ -144,20 +142,12 @@ def _interpolate(logits, row, start, scale_factor, blended, out):
     """Upsample one class (h + 2, w + 2): one full-resolution row, from column ``start`` s on."""
     cells = blended.shape[0] - 2
     first, weight = _neighbours(row, scale_factor)
-    _blend(
-        blended,
-        logits[first + 1, start : start + cells + 2],
-        logits[first + 2, start : start + cells + 2],
-        weight,
-    )
+    low = logits[:, start : start + cells + 2]
+    _blend(blended, low[first + 1], low[first + 2], weight)
     for phase in range(scale_factor):
         first, weight = _neighbours(phase, scale_factor)
-        _blend(
-            out[phase * cells : (phase + 1) * cells],
-            blended[first + 1 : first + 1 + cells],
-            blended[first + 2 : first + 2 + cells],
-            weight,
-        )
+        left, right = blended[first + 1 : first + 1 + cells], blended[first + 2 : first + 2 + cells]
+        _blend(out[phase * cells : (phase + 1) * cells], left, right, weight)
 
 
 @_jit
@@ -177,19 +167,13 @@ def _interpolate_adjoint(row_gradient, row, start, scale_factor, blended, gradie
 
 @_jit
 def _read_labels(target, start, scale_factor, num_classes, ignore_index, labels):
-    """Labels of a tile, -1 where a pixel does not count; returns whether any does."""
+    """Labels of one row of a tile, -1 where a pixel does not count."""
     cells = labels.shape[0] // scale_factor
-    found = False
     for phase in range(scale_factor):
         for j in range(cells):
             label = target[(start + j) * scale_factor + phase]
             counts = label != ignore_index and 0 <= label < num_classes
             labels[phase * cells + j] = label if counts else -1
-            found |= counts
-    return found
-
-
-# The two passes over the rows of a chunk, tile by tile.
 
 
 @_jit
@@ -202,8 +186,7 @@ def count_rows(
     Args:
         logits: (C, h + 2, w + 2) float32: the edges repeated once more on all sides.
         target: (h s, w s) int64.
-        active: (C,) bool.
-        ce_weights: (C,) float32, class weights of the cross-entropy.
+        active, ce_weights: (C,) bool; (C,) float32, class weights of the cross-entropy.
         tile: columns of the logits in one tile.
         counters: (C, 2, K) int64, added to.
         log_sum: (h s, w s) float32, written; infinite where a pixel does not count.
@@ -221,26 +204,23 @@ def count_rows(
         for row in range(first * scale_factor, last * scale_factor):
             saved = log_sum[row, start * scale_factor : start * scale_factor + n]
             saved[:] = np.inf
-            if not _read_labels(
-                target[row], start, scale_factor, num_classes, ignore_index, labels
-            ):
+            _read_labels(target[row], start, scale_factor, num_classes, ignore_index, labels)
+            if labels.max() < 0:
                 continue
             top[:] = -np.inf
             total[:] = _ZERO
             for c in range(num_classes):
                 _interpolate(logits[c], row, start, scale_factor, blended, values[c])
-                _maximum(top, values[c])
+                np.maximum(top, values[c], top)
             for j in range(n):
                 if labels[j] >= 0:
                     saved[j] = values[labels[j], j]
             for c in range(num_classes):
                 _exp_shifted(values[c], top, total)
-            ignored = 0
             for j in range(n):
                 label = labels[j]
                 if label < 0:
                     total[j] = _ZERO
-                    ignored += 1
                     continue
                 logit = saved[j]
                 saved[j] = top[j] + np.float32(math.log(total[j]))
@@ -253,6 +233,7 @@ def count_rows(
                     # The next loop, free of branches, counts it as background with error 0.
                     values[label, j] = _ZERO
                     counters[label, 0, 0] -= _PIXEL
+            ignored = np.sum(labels < 0)
             for c in range(num_classes):
                 if active[c]:
                     _count_class(values[c], total, packed, counters[c, 0])
@@ -285,14 +266,13 @@ def weigh_rows(
         labels, bins = np.empty(n, np.int32), np.empty(n, np.int32)
         own, factor = np.empty(n, np.float32), np.empty(n, np.float32)
         for row in range(first * scale_factor, last * scale_factor):
-            if not _read_labels(
-                target[row], start, scale_factor, num_classes, ignore_index, labels
-            ):
+            _read_labels(target[row], start, scale_factor, num_classes, ignore_index, labels)
+            if labels.max() < 0:
                 continue
-            shift = log_sum[row, start * scale_factor : start * scale_factor + n]
+            saved = log_sum[row, start * scale_factor : start * scale_factor + n]
             for c in range(num_classes):
                 _interpolate(logits[c], row, start, scale_factor, blended, p[c])
-                _exp_shifted(p[c], shift, factor)
+                _probabilities(p[c], saved)
             for j in range(n):
                 if labels[j] >= 0:
                     own[j] = p[labels[j], j]
