@@ -137,13 +137,13 @@ def find_segments(label_map: np.ndarray, runs: Runs | None = None) -> Segments:
         runs: its runs, where they are at hand.
     """
     values, starts, lengths = label_runs(label_map) if runs is None else runs
-    ids, index = np.unique(values, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    first = np.searchsorted(index[order], np.arange(len(ids)))  # a segment's first run in `order`
-    lengths = lengths[order]
-    y, x = np.divmod(starts[order], label_map.shape[1])
-    x0, y0 = np.minimum.reduceat(x, first), np.minimum.reduceat(y, first)
-    x1, y1 = np.maximum.reduceat(x + lengths, first), np.maximum.reduceat(y, first) + 1
-    return Segments(
-        ids, np.add.reduceat(lengths, first), np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
-    )
+    order = np.argsort(values, kind="stable")  # by segment, and within it from top to bottom
+    values, starts, lengths = values[order], starts[order], lengths[order]
+    is_first = np.append(True, values[1:] != values[:-1])
+    first = np.flatnonzero(is_first)
+    last = np.append(first[1:], len(values)) - 1
+    y, x = np.divmod(starts, label_map.shape[1])
+    x0, y0 = np.minimum.reduceat(x, first), y[first]
+    x1, y1 = np.maximum.reduceat(x + lengths, first), y[last] + 1
+    boxes = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
+    return Segments(values[first], np.add.reduceat(lengths, first), boxes)
