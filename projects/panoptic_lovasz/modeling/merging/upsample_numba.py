@@ -21,7 +21,7 @@ from .compiled import in_threads, jit
 
 __all__ = ["arithmetic", "labels_of_resized", "resize"]
 
-ROWS_PER_STRIP = 16
+ROWS_PER_STRIP = 32
 
 # How a PyTorch build evaluates a * weight_a + b * weight_b.
 FUSED_FIRST, UNFUSED, FUSED_SECOND = range(3)
@@ -33,6 +33,7 @@ class _Axis(NamedTuple):
 
     first: np.ndarray  # (2, 2, n) int32: [position in between, position in the logits, output]
     first_weights: np.ndarray  # (2, 2, n)
+    second: np.ndarray  # (2, n) int32: [position in between, output]
     second_weights: np.ndarray  # (2, n)
 
 
@@ -86,11 +87,13 @@ def _keep_maximum(a, weight_a, b, weight_b, label, best, labels, mode):
 
 
 @jit
-def _resize_strip(
-    logits, start, stop, ys, y_weights, y_second, xs, x_weights, x_second, single, labels, out, mode
-):
-    """Output rows ``start`` to ``stop``: the maxima's labels, or (``out`` not empty) the logits."""
-    num_classes = logits.shape[0]
+def _resize_strip(logits, start, stop, y_axis, x_axis, single, labels, out, mode):
+    """Output rows ``start`` to ``stop``: the maxima's labels, or (``out`` not empty) the logits.
+
+    ``single``: there is nothing to resize the second time.
+    """
+    ys, y_weights, y_second, y_second_weights = y_axis
+    xs, x_weights, _, x_second_weights = x_axis
     width = xs.shape[2]
     low = logits.shape[1]
     high = 0
@@ -98,33 +101,38 @@ def _resize_strip(
         low = min(low, ys[0, 0, y])
         high = max(high, ys[1, 1, y])
     columns = np.empty((high - low + 1, 2, width), np.float32)
-    between = np.empty((2, width), np.float32)
+    between = np.empty((2, width), np.float32)  # rows in between, the even one and the odd one
+    held = np.empty(2, np.int64)
     best = np.full((stop - start, width), -np.inf, np.float32)
-    for c in range(num_classes):
+    for c in range(logits.shape[0]):
         for row in range(low, high + 1):
             for side in range(1 if single else 2):
                 _gather(
                     logits[c, row], xs[side, 0], xs[side, 1], x_weights[side, 0],
                     x_weights[side, 1], columns[row - low, side], mode,
                 )  # fmt: skip
+        held[:] = -1
         for y in range(start, stop):
             if single:
                 above, below = columns[ys[0, 0, y] - low, 0], columns[ys[0, 1, y] - low, 0]
-                weight_above, weight_below = y_weights[0, 0, y], y_weights[0, 1, y]
+                weights = y_weights[0, :, y]
             else:
                 for side in range(2):
-                    a, b = columns[ys[side, 0, y] - low], columns[ys[side, 1, y] - low]
-                    _between(
-                        a[0], y_weights[side, 0, y], b[0], y_weights[side, 1, y], a[1], b[1],
-                        x_second[0], x_second[1], between[side], mode,
-                    )  # fmt: skip
-                above, below = between[0], between[1]
-                weight_above, weight_below = y_second[0, y], y_second[1, y]
+                    row = y_second[side, y]
+                    if held[row % 2] != row:
+                        a, b = columns[ys[side, 0, y] - low], columns[ys[side, 1, y] - low]
+                        _between(
+                            a[0], y_weights[side, 0, y], b[0], y_weights[side, 1, y], a[1], b[1],
+                            x_second_weights[0], x_second_weights[1], between[row % 2], mode,
+                        )  # fmt: skip
+                        held[row % 2] = row
+                above, below = between[y_second[0, y] % 2], between[y_second[1, y] % 2]
+                weights = y_second_weights[:, y]
             if out.shape[0]:
-                _store(above, weight_above, below, weight_below, out[c, y], mode)
+                _store(above, weights[0], below, weights[1], out[c, y], mode)
             else:
                 _keep_maximum(
-                    above, weight_above, below, weight_below, c, best[y - start], labels[y], mode
+                    above, weights[0], below, weights[1], c, best[y - start], labels[y], mode
                 )
 
 
@@ -153,6 +161,7 @@ def _axis(n: int, scale: int, n_image: int, n_out: int, fused: bool) -> _Axis:
     return _Axis(
         np.ascontiguousarray(first[:, second].swapaxes(0, 1).astype(np.int32)),
         np.ascontiguousarray(first_weights[:, second].swapaxes(0, 1)),
+        second.astype(np.int32),
         second_weights,
     )
 
@@ -164,7 +173,7 @@ def _run(logits, scale, image_size, size, labels, out, mode, fused) -> None:
 
     def strip(start: int) -> None:
         stop = min(start + ROWS_PER_STRIP, size[0])
-        _resize_strip(logits, start, stop, *y, *x, single, labels, out, mode)
+        _resize_strip(logits, start, stop, y, x, single, labels, out, mode)
 
     in_threads(strip, range(0, size[0], ROWS_PER_STRIP))
 
