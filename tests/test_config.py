@@ -94,12 +94,23 @@ def test_counts_may_be_given_if_they_are_those_of_the_data(write, shapes):
 def test_a_contradiction_is_an_error_even_for_a_default_value(write, shapes, wrong, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(own_data(shapes, **wrong)))
-    write(wrong, "base.yaml")
+    write(own_data(shapes, **wrong), "base.yaml")
     with pytest.raises(ConfigError, match=message):
-        load_config(write(own_data(shapes, _BASE_="base.yaml"), "inherits.yaml"))
+        load_config(write({"_BASE_": "base.yaml", "SEED": 1}, "inherits.yaml"))
     key = "MODEL." + message.split(" ")[0]
     with pytest.raises(ConfigError, match=message):
         load_config(write(own_data(shapes)), [key, message.split()[2].rstrip(",")])
+
+
+def test_counts_of_a_base_are_for_the_data_of_that_base(write, shapes):
+    coco = {"DATASETS": {"TRAIN": ["coco_2017_train_panoptic"]}, **given(80, 54)}
+    write(coco, "coco.yaml")
+    write({"_BASE_": "coco.yaml", "SEED": 1}, "schedule.yaml")
+    assert counts(load_config(write({"_BASE_": "schedule.yaml"}))) == (80, 54)
+    assert counts(load_config(write(own_data(shapes, _BASE_="schedule.yaml")))) == (4, 6)
+    assert counts(load_config(write(own_data(shapes, _BASE_=["schedule.yaml"])))) == (4, 6)
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 80"):
+        load_config(write(own_data(shapes, _BASE_="schedule.yaml", **given(80))))
 
 
 def test_a_zoo_config_of_detectron2_has_cocos_counts(write):

@@ -8,10 +8,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 
-from .errors import ConfigError
+from .errors import CheckpointError, ConfigError
 
 __all__ = ["add_panoptic_lovasz_config", "load_config"]
 
@@ -19,8 +22,12 @@ __all__ = ["add_panoptic_lovasz_config", "load_config"]
 def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     """Load a YAML config, register the data sets that it names and take class counts from them.
 
+    A class count in a file, or in one that inherits from it, must be that of the data; a base's
+    count is dropped where DATASETS.TRAIN replaces the base's data.
+
     Args:
-        config_file: path of the config; it may inherit with ``_BASE_``.
+        config_file: path of the config; it may inherit with ``_BASE_``. Or a published model
+            (.safetensors), whose config then has it as ``MODEL.WEIGHTS``.
         opts: KEY, VALUE, KEY, VALUE ... that come after the file, as on the command line.
 
     Returns:
@@ -31,14 +38,22 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
             that contradict the data.
         DatasetError: if a data set is needed to know the class counts and is not there.
     """
+    from .checkpoint.published import read_published_config
     from .data.register import register_from_config, set_class_counts
 
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)
     config_file, opts = os.fspath(config_file), list(opts)
     try:
-        written = CN.load_yaml_with_base(config_file, allow_unsafe=False)
-        cfg.merge_from_file(config_file, allow_unsafe=False)
+        if config_file.endswith(".safetensors"):
+            written = read_published_config(config_file)
+            levels = [_flat_keys(written)]
+            cfg.merge_from_other_cfg(CN(written))
+        else:
+            levels = _keys_by_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)
+    except CheckpointError:
+        raise
     except Exception as error:  # YAML and yacs raise errors of many types
         raise ConfigError(f"config {config_file}: {_message(error, cfg)}") from error
     try:
@@ -46,8 +61,28 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     except Exception as error:
         raise ConfigError(f"options {' '.join(map(str, opts))}: {_message(error, cfg)}") from error
     register_from_config(cfg)
-    set_class_counts(cfg, given={*_flat_keys(written), *opts[::2]})
+    given: set[str] = set()
+    for keys in (*levels, opts[::2]):
+        if "DATASETS.TRAIN" in keys:
+            given = set()  # class counts of a base are those of the base's data
+        given.update(keys)
+    set_class_counts(cfg, given)
     return cfg
+
+
+def _keys_by_file(config_file: str) -> list[list[str]]:
+    """List the keys that a config file sets, after those of its bases."""
+    with PathManager.open(config_file, "r") as f:
+        content = yaml.safe_load(f) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"expected keys and values, found {type(content).__name__}")
+    bases = content.pop(BASE_KEY, [])
+    levels = []
+    for base in bases if isinstance(bases, list) else [bases]:
+        levels += _keys_by_file(
+            os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
+        )
+    return [*levels, _flat_keys(content)]
 
 
 def _flat_keys(tree: dict, prefix: str = "") -> list[str]:

@@ -15,7 +15,7 @@ __all__ = ["LabelMapMasks"]
 class LabelMapMasks(BitMasks):
     """``BitMasks`` whose mask i is ``label_map == labels[i]``, made only where it is needed.
 
-    A 800 x 1216 image with 26 instances takes 1 MB instead of 26; and where Detectron2 gives each
+    A 800 x 1216 image with 26 instances takes 1 MB instead of 25; and where Detectron2 gives each
     of 512 sampled proposals a copy of its instance's mask, only labels are copied. What it returns
     is what ``BitMasks`` of the same masks returns.
     """

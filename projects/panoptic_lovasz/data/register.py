@@ -154,7 +154,7 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
             if key in given and _get(cfg, key) != count:
                 raise ConfigError(
                     f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
-                    "remove the key to take the number from the data"
+                    f"set it to {count}, or remove the key to take the number from the data"
                 )
             _set(cfg, key, count)
         given = list(_COUNT_KEYS)  # the next data set must agree with this one
