@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--config-file", metavar="FILE", help="config; set MODEL.WEIGHTS by --opts")
     model.add_argument(
-        "--checkpoint", metavar="PATH", help="folder that training wrote, or a checkpoint in it"
+        "--checkpoint",
+        metavar="PATH|NAME",
+        help="folder that training wrote, a checkpoint in it, a published .safetensors file, or a "
+        "name of the model zoo",
     )
     inputs = parser.add_mutually_exclusive_group(required=True)
     inputs.add_argument(

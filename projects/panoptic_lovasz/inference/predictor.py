@@ -16,10 +16,11 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from PIL import Image
 
-from ..checkpoint import find_checkpoint, load_weights
+from ..checkpoint import load_weights
 from ..config import load_config
 from ..data import PanopticClasses
 from ..errors import ConfigError, DatasetError
+from ..model_zoo import find_model
 from .images import as_rgb
 from .result import PanopticResult
 
@@ -91,20 +92,30 @@ class PanopticPredictor:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | os.PathLike, opts: Sequence[str] = (), **options
+        cls,
+        path: str | os.PathLike,
+        opts: Sequence[str] = (),
+        *,
+        zoo: str | os.PathLike | None = None,
+        **options,
     ) -> PanopticPredictor:
-        """Load a model from what training wrote, and nothing else.
+        """Load a model from what training wrote, from a published file or by name.
 
         Args:
-            path: the OUTPUT_DIR of a training, or a weights file in it.
+            path: the OUTPUT_DIR of a training or a weights file in it; a published .safetensors
+                file, or a URL of one; or a name that ``model_zoo.list(trained=True)`` gives.
             opts: KEY, VALUE, ... that change the checkpoint's config.
+            zoo: where names are looked up, see :func:`~panoptic_lovasz.model_zoo.read_index`.
             options: those of :class:`PanopticPredictor`.
 
         Raises:
             ConfigError: if files are missing or do not fit together.
+            CheckpointError: if the weights are damaged or unsafe. A config that comes with them
+                cannot open the door by MODEL.TRUST_WEIGHTS; ``opts`` can.
         """
-        checkpoint = find_checkpoint(path)
-        opts = ["MODEL.WEIGHTS", str(checkpoint.weights), *opts]
+        checkpoint = find_model(path, zoo=zoo)
+        weights = os.fspath(checkpoint.weights)
+        opts = ["MODEL.WEIGHTS", weights, "MODEL.TRUST_WEIGHTS", False, *opts]
         cfg = load_config(checkpoint.config_file, opts)
         return cls(cfg, **{"classes": checkpoint.classes, **options})
 

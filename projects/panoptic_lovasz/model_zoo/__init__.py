@@ -1,0 +1,24 @@
+"""Models by name, as Detectron2's ``model_zoo`` has them.
+
+    from panoptic_lovasz import model_zoo
+
+    model_zoo.list()
+    cfg = model_zoo.get_config("CamVid-PanopticSegmentation/panoptic_lovasz_R_50")
+    model = model_zoo.get("my_model", zoo="https://example.org/zoo/index.json")
+
+``python -m panoptic_lovasz.model_zoo`` prints a table.
+"""
+
+from .index import Entry, add_to_index, read_index
+from .zoo import find_model, get, get_checkpoint, get_config, list
+
+__all__ = [
+    "Entry",
+    "add_to_index",
+    "find_model",
+    "get",
+    "get_checkpoint",
+    "get_config",
+    "list",
+    "read_index",
+]

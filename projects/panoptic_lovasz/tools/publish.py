@@ -1,0 +1,93 @@
+"""Publish a trained model: files to share, a model card, and an entry in a model zoo.
+
+python -m panoptic_lovasz.tools.publish OUTPUT/model_best.pth --name NAME --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils.logger import setup_logger
+
+from ..checkpoint import publish
+from ..checkpoint.model_card import write_model_card
+from ..errors import ConfigError, DatasetError
+from ..inference import PanopticPredictor
+from ..model_zoo import add_to_index
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = _parser().parse_args(argv)
+    setup_logger(name="panoptic_lovasz")
+    try:
+        _run(args)
+    except (ConfigError, DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m panoptic_lovasz.tools.publish",
+        description="Write a trained model as files to share, with a model card.",
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="weights that training wrote, or its OUTPUT_DIR")
+    add("--name", required=True, help="the model's name, with which the files' names start")
+    add("--output", default="published", metavar="DIR", type=Path, help="(%(default)s)")
+    add("--license", default="not stated", help="of the weights, for example CC-BY-4.0")
+    add("--picture", metavar="IMAGE", help="image for the card (first of the test set, if there)")
+    add("--index", metavar="JSON", type=Path, help="index of a model zoo to add the model to")
+    add(
+        "--trust-weights",
+        action="store_true",
+        help="read weights that hold more than tensors; such a file can run any code",
+    )
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    # Before anything is written: weights, config and classes must belong together.
+    opts = ["MODEL.TRUST_WEIGHTS", args.trust_weights]
+    predictor = PanopticPredictor.from_checkpoint(args.checkpoint, opts, device="cpu")
+    image = args.picture or _first_test_image(predictor.cfg)
+    result = predictor(image) if image else None
+    files = publish(
+        args.checkpoint,
+        args.name,
+        args.output,
+        classes=predictor.classes,
+        license=args.license,
+        trust_weights=args.trust_weights,
+    )
+    picture = None
+    if result:
+        picture = args.output / f"{args.name}.png"
+        result.save(picture)
+    card = args.output / f"{args.name}.md"
+    write_model_card(card, files, picture)
+    if args.index:
+        add_to_index(args.index, files)
+    written = [*files[1:], *filter(None, [picture]), card, *filter(None, [args.index])]
+    print("\n".join(map(str, written)))
+
+
+def _first_test_image(cfg: CfgNode) -> str | None:
+    """None if the test set is not here: then the card has no picture."""
+    for name in cfg.DATASETS.TEST:
+        if name in DatasetCatalog.list():
+            try:
+                return DatasetCatalog.get(name)[0]["file_name"]
+            except (DatasetError, OSError, IndexError):
+                print(f"the data set '{name}' is not here: no picture; --picture gives one")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
