@@ -4,7 +4,7 @@ export VENV
 PY = "$(VENV)/bin/python"
 ARGS ?=
 
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint types bench lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -21,6 +21,9 @@ test: setup  ## Run every test; ARGS="-k lovasz" for some
 lint: setup  ## Check style and formatting
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: setup  ## Check the package's type annotations
+	$(PY) -m mypy
 
 bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m pip install --quiet -r requirements-bench.txt
