@@ -85,6 +85,7 @@ def test_an_entry_with_splits_stands_for_one_data_set_each(cfg, shapes):
         ({"name": ""}, "name is '', expected a non-empty string"),
         ({"json": 3}, "json is 3, expected a non-empty string"),
         ({"splits": "train"}, "splits is 'train', expected a list"),
+        ({"splits": []}, r"splits is \[\], expected a list"),
         ({"splits": ["a", "b"]}, r"the name 'tiny' needs \{split\}"),
     ],
 )
@@ -213,6 +214,19 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(tiny_set):
         get_panoptic_classes(["tyni"])
     with pytest.raises(ConfigError, match="TRAIN is empty"):
         get_panoptic_dataset_dicts([])
+
+
+def test_an_error_of_detectron2s_own_loaders_names_the_data_set():
+    with pytest.raises(DatasetError, match=r"'cityscapes_fine_panoptic_val' cannot be loaded: \w+"):
+        get_panoptic_dataset_dicts("cityscapes_fine_panoptic_val")
+
+
+def test_a_data_set_of_another_format_is_an_error_that_says_which_to_take():
+    metadata = MetadataCatalog.get("coco_2017_val_panoptic_separated")
+    DatasetCatalog.register("street_separated", lambda: [{"file_name": "a", "annotations": []}])
+    MetadataCatalog.get("street_separated").set(thing_classes=metadata.thing_classes)
+    with pytest.raises(DatasetError, match="not in the panoptic format; 'street' is"):
+        get_panoptic_dataset_dicts("street_separated", filter_empty=True)
 
 
 def test_data_sets_of_different_classes_cannot_be_joined(tiny_set):

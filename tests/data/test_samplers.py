@@ -22,7 +22,7 @@ from panoptic_lovasz.data.samplers import (
     images_of_classes,
     panoptic_repeat_factors,
 )
-from panoptic_lovasz.errors import ConfigError
+from panoptic_lovasz.errors import ConfigError, DatasetError
 
 SAMPLERS = ["TrainingSampler", "RepeatFactorTrainingSampler", "EquiBatchSampler"]
 # 100 images: class 0 is in all of them, class 1 in every tenth, class 2 in one.
@@ -130,6 +130,12 @@ def test_an_unknown_sampler_is_an_error_that_lists_the_known_ones(cfg):
     cfg.DATALOADER.SAMPLER_TRAIN = "BestSampler"
     with pytest.raises(ConfigError, match=r"is 'BestSampler', expected one of .*EquiBatchSampler"):
         build_train_sampler(cfg, get_panoptic_dataset_dicts(cfg.DATASETS.TRAIN))
+
+
+def test_equibatch_needs_an_image_that_shows_a_class(cfg):
+    cfg.DATALOADER.SAMPLER_TRAIN = "EquiBatchSampler"
+    with pytest.raises(DatasetError, match="no image of sampled shows a class"):
+        build_train_sampler(cfg, [{"segments_info": []}])
 
 
 def test_images_are_listed_by_class_and_a_crowd_does_not_count(tiny_set, tiny_classes):

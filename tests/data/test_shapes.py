@@ -8,7 +8,7 @@ from PIL import Image
 from panoptic_lovasz.data import load_coco_panoptic_json, make_shapes
 from panoptic_lovasz.data import shapes as shapes_module
 from panoptic_lovasz.data.id_map import read_panoptic_png
-from panoptic_lovasz.data.shapes import SHAPES_CATEGORIES, draw_scene
+from panoptic_lovasz.data.scene import SHAPES_CATEGORIES, draw_scene
 from panoptic_lovasz.errors import DatasetError
 from panoptic_lovasz.tools.make_shapes import main
 
@@ -127,6 +127,13 @@ def test_a_set_made_with_other_arguments_is_not_overwritten(tmp_path):
     root = make_shapes(tmp_path / "shapes", **FEW)
     with pytest.raises(DatasetError, match=r"holds shapes made with .*'seed': 0.*'seed': 5"):
         make_shapes(root, **FEW, seed=5)
+
+
+def test_a_damaged_marker_is_an_error_that_names_it(tmp_path):
+    root = make_shapes(tmp_path / "shapes", **FEW)
+    (root / "shapes.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"shapes\.json cannot be read"):
+        make_shapes(root, **FEW)
 
 
 def test_a_folder_of_other_things_is_not_touched(tmp_path):

@@ -108,15 +108,15 @@ def test_images_of_one_batch_have_one_orientation_also_after_a_resume(cfg):
     assert tail == whole[15:]
 
 
-def test_ranks_load_different_parts_of_the_batch(cfg, monkeypatch):
+def test_ranks_share_out_the_batch_of_one_process(cfg, monkeypatch):
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
-    ids = [d[0] for batch in batches(cfg, 3) for d in batch]
+    alone = [d for batch in batches(cfg, 3) for d in batch]
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     shares = []
     for rank in range(2):
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        shares.append([d[0] for batch in batches(cfg, 3) for d in batch])
-    assert list(itertools.chain(*zip(*shares, strict=True))) == ids
+        shares.append([d for batch in batches(cfg, 3) for d in batch])
+    assert list(itertools.chain(*zip(*shares, strict=True))) == alone
 
 
 def test_a_batch_must_divide_evenly_among_the_processes(cfg, monkeypatch):

@@ -60,12 +60,12 @@ def build_panoptic_train_loader(
     )
     mapper = PanopticFPNDatasetMapper(cfg, True) if mapper is None else mapper
     groups = [0] * len(dicts)
-    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:  # some of Detectron2's own dicts have no size
         groups = [int(d.get("width", 0) > d.get("height", 0)) for d in dicts]
     dataset = MapDataset(DatasetFromList(dicts, copy=False), mapper)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     return DataLoader(
-        _SeededDataset(dataset, (seed, comm.get_rank())),
+        _SeededDataset(dataset, seed),
         batch_sampler=_GroupedBatchSampler(
             build_train_sampler(cfg, dicts), batch_size, groups, start_iter
         ),
@@ -76,7 +76,7 @@ def build_panoptic_train_loader(
 
 
 class _GroupedBatchSampler(Sampler):
-    """Batches of (position, index) whose images are of one group: wide, or high."""
+    """Batches of (position in the stream of all ranks, index), of images of one group each."""
 
     def __init__(self, sampler: Iterable[int], batch_size: int, groups: Sequence[int], skip: int):
         self.sampler, self.batch_size = sampler, batch_size
@@ -87,7 +87,8 @@ class _GroupedBatchSampler(Sampler):
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         buckets: tuple[list, list] = [], []
-        for position, index in enumerate(self.sampler):
+        positions = itertools.count(comm.get_rank(), comm.get_world_size())
+        for position, index in zip(positions, self.sampler, strict=False):
             bucket = buckets[self.groups[index]]
             bucket.append((position, index))
             if len(bucket) == self.batch_size:
@@ -98,12 +99,12 @@ class _GroupedBatchSampler(Sampler):
 class _SeededDataset(Dataset):
     """Read item (position, index) with random numbers that depend on the position alone."""
 
-    def __init__(self, dataset: Dataset, entropy: tuple[int, ...]):
-        self.dataset, self.entropy = dataset, entropy
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         position, index = item
-        with _seeded(*self.entropy, position):
+        with _seeded(self.seed, position):
             return self.dataset[index]
 
 

@@ -179,9 +179,7 @@ def get_panoptic_dataset_dicts(
         raise ConfigError("no data set is named: DATASETS.TRAIN is empty")
     dicts = []
     for name in names:
-        if name not in DatasetCatalog.list():
-            raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
-        dicts += DatasetCatalog.get(name)
+        dicts += _load_registered(name)
     classes = get_panoptic_classes(names)
     if filter_empty:
         kept = [d for d in dicts if _has_instance(d, classes)]
@@ -189,6 +187,24 @@ def get_panoptic_dataset_dicts(
         dicts = kept
     if not dicts:
         raise DatasetError(f"no image is left in {', '.join(names)}")
+    return dicts
+
+
+def _load_registered(name: str) -> list[dict[str, Any]]:
+    if name not in DatasetCatalog.list():
+        raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+    try:
+        dicts = DatasetCatalog.get(name)
+    except DatasetError:
+        raise
+    except Exception as error:  # Detectron2's own loaders raise errors of many types
+        message = f"{type(error).__name__}: {error}"
+        raise DatasetError(f"data set '{name}' cannot be loaded: {message}") from error
+    if any("segments_info" not in d for d in dicts):
+        raise DatasetError(
+            f"data set '{name}' has no segments_info: it is not in the panoptic format"
+            + (f"; '{name.removesuffix('_separated')}' is" if name.endswith("_separated") else "")
+        )
     return dicts
 
 
@@ -235,7 +251,7 @@ def _splits(entry: dict[str, Any], where: str) -> list[dict[str, str]]:
     if unknown or missing:
         raise ConfigError(
             f"{where} has the fields {sorted(entry)}, expected {_ENTRY_FIELDS} and optionally "
-            f"'splits'"
+            "'splits'"
         )
     for field, value in fields.items():
         if not isinstance(value, str) or not value:
@@ -243,7 +259,8 @@ def _splits(entry: dict[str, Any], where: str) -> list[dict[str, str]]:
     if "splits" not in entry:
         return [fields]
     splits = entry["splits"]
-    if not isinstance(splits, (list, tuple)) or not all(isinstance(s, str) for s in splits):
+    is_list = isinstance(splits, (list, tuple)) and len(splits) > 0
+    if not is_list or not all(isinstance(s, str) for s in splits):
         raise ConfigError(f"{where}: splits is {splits!r}, expected a list of names")
     if "{split}" not in fields["name"]:
         raise ConfigError(f"{where}: with 'splits' the name {fields['name']!r} needs {{split}}")

@@ -19,7 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from .classes import PanopticClasses
 from .register import get_panoptic_classes
 
@@ -136,6 +136,7 @@ def build_train_sampler(
 
     Raises:
         ConfigError: if the name is unknown.
+        DatasetError: if there is no class to cycle through.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     seed = cfg.SEED if cfg.SEED >= 0 else None
@@ -149,6 +150,8 @@ def build_train_sampler(
     elif name == "EquiBatchSampler":
         classes = get_panoptic_classes(cfg.DATASETS.TRAIN)
         images = images_of_classes(dataset_dicts, classes)
+        if not images:
+            raise DatasetError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} shows a class")
         rarest = min(images, key=lambda c: len(images[c]))
         logger.info(
             f"EquiBatchSampler cycles through {len(images)} classes; the rarest, "
