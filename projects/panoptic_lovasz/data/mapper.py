@@ -68,7 +68,7 @@ class PanopticFPNDatasetMapper:
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
-        self.classes = classes
+        self.classes = classes if is_train else None
         mode = "training" if is_train else "inference"
         logger.info(f"Augmentations used in {mode}: {augmentations}")
 
@@ -99,13 +99,13 @@ class PanopticFPNDatasetMapper:
         """
         dataset_dict = dict(dataset_dict)
         image = self._read_image(dataset_dict)
-        if not self.is_train:
+        if self.classes is None:
             aug_input = T.AugInput(image)
             self.augmentations(aug_input)
             dataset_dict["image"] = _to_tensor(aug_input.image)
             return dataset_dict
 
-        aug_input = _PanopticAugInput(image, *self._read_segments(dataset_dict, image))
+        aug_input = _PanopticAugInput(image, *_read_segments(dataset_dict, image, self.classes))
         self.augmentations(aug_input)
         index_map = aug_input.index_map
         runs = label_runs(index_map)
@@ -134,44 +134,6 @@ class PanopticFPNDatasetMapper:
                 f"{expected[0]} x {expected[1]} (width x height){_exif_hint(file_name)}"
             )
         return image
-
-    def _read_segments(
-        self, dataset_dict: dict[str, Any], image: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the index map (0 void, 1..N segments), semantic labels and thing classes by index.
-
-        Thing classes are -1 for stuff, void and crowd.
-        """
-        file_name = dataset_dict.get("pan_seg_file_name")
-        if file_name is None or "segments_info" not in dataset_dict:
-            raise DatasetError(
-                f"image {dataset_dict['file_name']} has no pan_seg_file_name and segments_info: "
-                "its data set is not registered in the COCO panoptic format"
-            )
-        ids = read_panoptic_png(file_name)
-        if ids.shape != image.shape[:2]:
-            raise DatasetError(
-                f"panoptic PNG {file_name} is {ids.shape[1]} x {ids.shape[0]} pixels, but its "
-                f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} "
-                f"(width x height){_exif_hint(dataset_dict['file_name'])}"
-            )
-        semantic, thing, index_of_id = [IGNORE_LABEL], [-1], {VOID: 0}
-        for segment in dataset_dict["segments_info"]:
-            if segment.get("iscrowd", 0):
-                index_of_id[segment["id"]] = 0
-                continue
-            try:
-                isthing, class_id = self.classes.segment_class(segment)
-            except DatasetError as error:
-                raise DatasetError(f"{file_name}: {error}") from None
-            index_of_id[segment["id"]] = len(semantic)
-            semantic.append(0 if isthing else class_id)
-            thing.append(class_id if isthing else -1)
-        # At least one entry more, and one for every byte: padding has a value that no segment has.
-        unused = max(1, 256 - len(semantic))
-        semantic, thing = semantic + [IGNORE_LABEL] * unused, thing + [-1] * unused
-        index_map = _index_map(ids, index_of_id, file_name)
-        return index_map, np.array(semantic, np.uint8), np.array(thing, np.int64)
 
 
 class _PanopticAugInput(T.AugInput):
@@ -204,6 +166,45 @@ class _PanopticAugInput(T.AugInput):
     def sem_seg(self) -> np.ndarray:
         """The semantic map, uint8 (H, W)."""
         return self.semantic[self.index_map]
+
+
+def _read_segments(
+    dataset_dict: dict[str, Any], image: np.ndarray, classes: PanopticClasses
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the index map (0 void, 1..N segments), semantic labels and thing classes by index.
+
+    Thing classes are -1 for stuff, void and crowd.
+    """
+    file_name = dataset_dict.get("pan_seg_file_name")
+    if file_name is None or "segments_info" not in dataset_dict:
+        raise DatasetError(
+            f"image {dataset_dict['file_name']} has no pan_seg_file_name and segments_info: "
+            "its data set is not registered in the COCO panoptic format"
+        )
+    ids = read_panoptic_png(file_name)
+    if ids.shape != image.shape[:2]:
+        raise DatasetError(
+            f"panoptic PNG {file_name} is {ids.shape[1]} x {ids.shape[0]} pixels, but its "
+            f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} "
+            f"(width x height){_exif_hint(dataset_dict['file_name'])}"
+        )
+    semantic, thing, index_of_id = [IGNORE_LABEL], [-1], {VOID: 0}
+    for segment in dataset_dict["segments_info"]:
+        if segment.get("iscrowd", 0):
+            index_of_id[segment["id"]] = 0
+            continue
+        try:
+            isthing, class_id = classes.segment_class(segment)
+        except DatasetError as error:
+            raise DatasetError(f"{file_name}: {error}") from None
+        index_of_id[segment["id"]] = len(semantic)
+        semantic.append(0 if isthing else class_id)
+        thing.append(class_id if isthing else -1)
+    # At least one entry more, and one for every byte: padding has a value that no segment has.
+    unused = max(1, 256 - len(semantic))
+    semantic, thing = semantic + [IGNORE_LABEL] * unused, thing + [-1] * unused
+    index_map = _index_map(ids, index_of_id, file_name)
+    return index_map, np.array(semantic, np.uint8), np.array(thing, np.int64)
 
 
 def _instances(index_map: np.ndarray, runs: Runs, thing: np.ndarray) -> Instances:

@@ -81,7 +81,8 @@ def write_coco_panoptic(
     partial_dir = panoptic_dir.with_name(f".{panoptic_dir.name}.partial-{os.getpid()}")
     shutil.rmtree(partial_dir, ignore_errors=True)
     partial_dir.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     try:
         for sample in tqdm(samples, total=total, desc=json_file.name, disable=not progress):
             image, annotation = _write_sample(sample, len(images) + 1, partial_dir, classes)
