@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -40,3 +41,36 @@ def slim_cfg():
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 5
     return cfg
+
+
+@pytest.fixture(scope="session")
+def training_folder(slim_cfg, tmp_path_factory):
+    """What a training of the slim network leaves behind, as far as predicting needs it."""
+    from detectron2.modeling import build_model
+
+    from panoptic_lovasz.checkpoint import save_classes
+    from panoptic_lovasz.data import PanopticClasses
+
+    folder = tmp_path_factory.mktemp("training")
+    cfg = slim_cfg.clone()
+    cfg.MODEL.WEIGHTS = "/home/someone/imagenet.pkl"
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.MODEL.TRUST_WEIGHTS = True
+    (folder / "config.yaml").write_text(cfg.dump())
+    names = ["disk", "square", "star", "sky", "sea", "sand", "path"]
+    categories = [
+        {"id": 10 * i, "name": name, "isthing": i < 3, "color": [i, 2 * i, 255 - i]}
+        for i, name in enumerate(names)
+    ]
+    save_classes(folder, PanopticClasses.from_categories(categories))
+    state = {"model": build_model(cfg).state_dict(), "iteration": 7, "optimizer": {"lr": 0.1}}
+    torch.save(state, folder / "model_best.pth")
+    metrics = [
+        {"iteration": 7, "total_loss": 1.5, "rpn/num_pos_anchors": 9.0},
+        {"iteration": 7, "panoptic_seg/PQ": 41.5, "panoptic_seg/SQ": 70.0, "sem_seg/mIoU": 52.25},
+        {"iteration": 9, "panoptic_seg/PQ": 39.0},
+    ]
+    metrics[1] |= {"panoptic_seg/PQ-sky": 80.0, "panoptic_seg/PQ_th": float("nan")}
+    lines = [json.dumps(row) for row in metrics]
+    (folder / "metrics.json").write_text("\n".join([*lines[:2], lines[2][:15], lines[2]]))
+    return folder

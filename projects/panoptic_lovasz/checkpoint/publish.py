@@ -21,7 +21,8 @@ from detectron2.config import CfgNode
 from ..config import load_config
 from ..data.classes import PanopticClasses
 from ..data.id_map import write_atomically
-from ..errors import CheckpointError, ConfigError
+from ..data.register import get_panoptic_classes
+from ..errors import CheckpointError, ConfigError, DatasetError
 from .folder import find_checkpoint
 from .formats import read_weights
 from .published import ModelInfo
@@ -48,7 +49,6 @@ def publish(
     name: str,
     output_dir: str | os.PathLike,
     *,
-    classes: PanopticClasses | None = None,
     license: str = "not stated",
     trust_weights: bool = False,
 ) -> PublishedFiles:
@@ -63,12 +63,12 @@ def publish(
         source: see :func:`~.folder.find_checkpoint`.
         name: letters, digits, ``.``, ``_``, ``-`` and ``+``.
         output_dir: folder to write into; made if it is not there.
-        classes: the model's classes; by default those in the checkpoint's folder.
         license: the weights' license.
         trust_weights: load a pickle of any content, which may run code.
 
     Raises:
-        ConfigError: if the name cannot be one, the config is not there, or the classes are unknown.
+        ConfigError: if the name cannot be one, the config is not there, or the classes are
+            unknown: not in the checkpoint's folder, and the data set is not there either.
         CheckpointError: if the weights are damaged or unsafe.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
@@ -77,17 +77,12 @@ def publish(
             "'-' and '+'"
         )
     checkpoint = find_checkpoint(source)
-    classes = classes or checkpoint.classes
-    if classes is None:
-        raise ConfigError(
-            f"the classes of {checkpoint.weights} are unknown: there is no classes.json beside it"
-        )
     weights, iteration = _read_model(Path(checkpoint.weights), trust_weights)
     cfg = load_config(checkpoint.config_file)
     info = ModelInfo(
         name=name,
         config=_config_to_share(cfg),
-        classes=classes,
+        classes=checkpoint.classes or _classes_of_data(cfg),
         metrics=read_metrics(Path(checkpoint.weights).with_name("metrics.json"), iteration),
         dataset=", ".join(cfg.DATASETS.TRAIN),
         license=license,
@@ -122,6 +117,15 @@ def read_metrics(file: str | Path, iteration: int | None) -> dict[str, float]:
             evaluations[row["iteration"]] = metrics
     # Detectron2 counts the evaluation after the last iteration as one later than its checkpoint.
     return evaluations.get(iteration) or evaluations.get(iteration + 1) or {}
+
+
+def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("the classes are unknown: no classes.json, and DATASETS.TRAIN is empty")
+    try:
+        return get_panoptic_classes(cfg.DATASETS.TRAIN)
+    except DatasetError as error:
+        raise ConfigError(f"the classes are unknown: no classes.json, and {error}") from error
 
 
 def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int | None]:

@@ -17,7 +17,7 @@ from ..checkpoint import publish
 from ..checkpoint.model_card import write_model_card
 from ..errors import ConfigError, DatasetError
 from ..inference import PanopticPredictor
-from ..model_zoo import add_to_index
+from ..model_zoo import add_to_index, read_index
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
-    # Before anything is written: weights, config and classes must belong together.
+    # Before anything is written: the index must be readable, weights and config belong together.
+    if args.index and args.index.is_file():
+        read_index(args.index)
     opts = ["MODEL.TRUST_WEIGHTS", args.trust_weights]
     predictor = PanopticPredictor.from_checkpoint(args.checkpoint, opts, device="cpu")
     image = args.picture or _first_test_image(predictor.cfg)
@@ -62,7 +64,6 @@ def _run(args: argparse.Namespace) -> None:
         args.checkpoint,
         args.name,
         args.output,
-        classes=predictor.classes,
         license=args.license,
         trust_weights=args.trust_weights,
     )
