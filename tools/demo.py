@@ -46,7 +46,7 @@ def main() -> None:
     seconds = run("train_net.py", "--config-file", CONFIG, "--num-gpus", "0", *options)
     weights = output / "model_final.pth"
     pictures = output / "pictures"
-    command = ["demo.py", "--config-file", CONFIG, "--input", "datasets/shapes/val"]
+    command = ["demo.py", "--config-file", CONFIG, "--dataset", "shapes_val", "--side-by-side"]
     command += ["--output", str(pictures), "--opts", "MODEL.WEIGHTS", str(weights)]
     run(*command)
 
