@@ -140,8 +140,7 @@ def _config_file(name: str, zoo: Zoo) -> str:
     hint = f"; did you mean {similar[0]}?" if similar else ""
     searched = "" if zoo or os.getenv(ZOO_VARIABLE) else f" (and ${ZOO_VARIABLE} names no zoo)"
     raise ConfigError(
-        f"{name} does not exist: it is no file, no folder and no name of the model zoo"
-        f"{searched}{hint}"
+        f"'{name}' is no file, no folder and no name of the model zoo{searched}{hint}"
     )
 
 
