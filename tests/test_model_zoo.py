@@ -84,6 +84,8 @@ def test_names_of_detectron2s_zoo_give_its_config_and_its_checkpoint(suffix):
     url = model_zoo.get_checkpoint(STOCK + suffix)
     assert url == cfg.MODEL.WEIGHTS
     assert url.startswith("https://") and url.endswith("/model_final_c10459.pkl")
+    found = model_zoo.find_model(STOCK + suffix)
+    assert (found.weights, found.config_file.endswith(f"{STOCK}.yaml")) == (url, True)
 
 
 @pytest.mark.parametrize("by_variable", [True, False])

@@ -1,9 +1,11 @@
 import os
+import pickle
 
 import pytest
 import torch
 import torchvision
 from detectron2.modeling import build_model
+from safetensors.torch import save_file
 from torch import nn
 
 from panoptic_lovasz.checkpoint import SafeCheckpointer
@@ -89,14 +91,16 @@ def test_weights_that_are_no_dict_are_refused(tmp_path):
         _checkpointer(tmp_path).load(str(tmp_path / "list.pth"))
 
 
-def test_torchvision_weights_initialise_the_backbone(slim_cfg, tmp_path):
+@pytest.mark.parametrize("file", ["torchvision.pth", "timm.safetensors"])
+def test_torchvision_and_timm_weights_initialise_the_backbone(slim_cfg, tmp_path, file):
     cfg = slim_cfg.clone()
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
     resnet = torchvision.models.resnet18()
-    torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
+    save = save_file if file.endswith(".safetensors") else torch.save
+    save(resnet.state_dict(), tmp_path / file)  # both libraries give the parameters the same names
     model = build_model(cfg)
-    SafeCheckpointer(model).load(str(tmp_path / "resnet18.pth"))
+    SafeCheckpointer(model).load(str(tmp_path / file))
     bottom_up = model.backbone.bottom_up.eval()
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -118,3 +122,19 @@ def test_weights_of_other_classes_initialise_all_but_the_heads_and_the_log_lists
     name = "roi_heads.box_head.fc1.weight"
     assert torch.equal(model.state_dict()[name], saved[name])
     assert "roi_heads.box_predictor.cls_score.weight" in caplog.text
+
+
+def test_a_stock_panoptic_fpn_checkpoint_of_detectron2s_zoo_initialises_everything(
+    slim_cfg, tmp_path
+):
+    cfg = slim_cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
+    stock = {name: tensor.numpy() for name, tensor in build_model(cfg).state_dict().items()}
+    content = {"model": stock, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content))
+    model = build_model(slim_cfg)
+    SafeCheckpointer(model).load(str(tmp_path / "model_final.pkl"))
+    assert model.state_dict().keys() == stock.keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, torch.from_numpy(stock[name])), name
