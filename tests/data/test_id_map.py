@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -66,20 +67,25 @@ def test_other_ways_to_store_8_bit_colors_are_read_alike(tmp_path):
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
 def test_a_grey_png_is_an_error_that_says_what_ids_look_like(tmp_path, mode):
     Image.new(mode, (4, 3)).save(tmp_path / "grey.png")
-    with pytest.raises(DatasetError, match=r"grey\.png has the mode .*R \+ 256 G"):
+    with pytest.raises(DatasetError, match=r"grey\.png has \d+-bit grey.*R \+ 256 G"):
         read_panoptic_png(tmp_path / "grey.png")
 
 
 def test_a_png_of_16_bits_per_channel_is_an_error(tmp_path):
-    cv2 = pytest.importorskip("cv2")
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((4, 4, 3), 7, np.uint16))
-    with pytest.raises(DatasetError, match="16 bits per channel"):
+    with pytest.raises(DatasetError, match="has 16-bit colors"):
         read_panoptic_png(tmp_path / "deep.png")
 
 
 def test_a_missing_png_is_an_error_that_names_it(tmp_path):
     with pytest.raises(DatasetError, match=r"nowhere\.png does not exist"):
         read_panoptic_png(tmp_path / "nowhere.png")
+
+
+def test_a_jpeg_is_an_error_since_it_changes_ids(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "lossy.png", format="JPEG")
+    with pytest.raises(DatasetError, match=r"lossy\.png cannot be read: it is no PNG"):
+        read_panoptic_png(tmp_path / "lossy.png")
 
 
 @pytest.mark.parametrize("cut", [0, 5, 40, -30])

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -71,8 +72,13 @@ def build_panoptic_train_loader(
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
+        worker_init_fn=_init_worker,
     )
+
+
+def _init_worker(worker_id: int) -> None:
+    worker_init_reset_seed(worker_id)
+    cv2.setNumThreads(0)  # workers are the parallelism
 
 
 class _GroupedBatchSampler(Sampler):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import cv2
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -29,6 +30,11 @@ __all__ = [
 
 VOID = 0  # the id of pixels that belong to no segment
 MAX_SEGMENT_ID = 256**3 - 1
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER_SIZE = 26  # up to bit depth and color type
+_PNG_GREY = {0: "grey", 4: "grey with alpha"}  # color types that hold no ids
+_COLORS_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
@@ -54,23 +60,29 @@ def read_panoptic_png(file_name: str | os.PathLike) -> np.ndarray:
     """
     file_name = os.fspath(file_name)
     try:
-        with PathManager.open(file_name, "rb") as f, Image.open(f) as image:
-            mode = image.mode
-            # Pillow reads 16 bits per channel as 8 and would silently turn all ids into others.
-            deep = any(";16" in str(tile) for tile in image.tile)
-            # RGBX: four bytes per pixel, so the ids are a view of the pixels.
-            pixels = np.asarray(image.convert("RGBX")) if mode in ("RGB", "RGBA", "P") else None
+        with PathManager.open(file_name, "rb") as f:
+            content = f.read()
     except FileNotFoundError:
         raise DatasetError(f"panoptic PNG {file_name} does not exist") from None
-    except Exception as error:  # Pillow raises errors of many types for a damaged file
+    except OSError as error:
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
-    if pixels is None or deep:
-        found = f"{mode} with 16 bits per channel" if deep else mode
+    if not content.startswith(_PNG_SIGNATURE) or len(content) < _PNG_HEADER_SIZE:
+        raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is no PNG")
+    bits, color_type = content[24], content[25]
+    if bits > 8 or color_type in _PNG_GREY:
         raise DatasetError(
-            f"panoptic PNG {file_name} has the mode {found}, expected 8-bit RGB, where each "
-            "pixel's color is its segment id, R + 256 G + 256^2 B"
+            f"panoptic PNG {file_name} has {bits}-bit {_PNG_GREY.get(color_type, 'colors')}, "
+            "expected 8-bit colors (RGB), each its pixel's segment id as R + 256 G + 256^2 B"
         )
-    return pixels.view("<i4")[..., 0] & MAX_SEGMENT_ID
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), _COLORS_AS_STORED)
+    except cv2.error as error:
+        raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
+    if bgr is None:
+        raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is damaged")
+    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0]
+    ids &= MAX_SEGMENT_ID  # drop the alpha channel that filled the fourth byte
+    return ids
 
 
 def write_panoptic_png(file_name: str | os.PathLike, ids: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
@@ -118,7 +119,11 @@ class PanopticFPNDatasetMapper:
     def _read_image(self, dataset_dict: dict[str, Any]) -> np.ndarray:
         file_name = dataset_dict["file_name"]
         try:
-            image = detection_utils.read_image(file_name, format=self.image_format)
+            if self.image_format == "BGR":  # contiguous, where Detectron2 gives a reversed view
+                rgb = detection_utils.read_image(file_name, format="RGB")
+                image = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+            else:
+                image = detection_utils.read_image(file_name, format=self.image_format)
         except FileNotFoundError:
             raise DatasetError(f"image {file_name} does not exist") from None
         except Exception as error:  # Pillow raises errors of many types for a damaged file
