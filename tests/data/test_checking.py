@@ -273,7 +273,7 @@ FAULTS = {
         lambda d: d.save_png(BLANK[..., 0]),
         "b.png",
         "pixels",
-        "has the mode L",
+        "has 8-bit grey",
     ),
     "PNG of another size": (
         lambda d: d.save_png(BLANK[:, :30]),
