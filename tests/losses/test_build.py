@@ -89,7 +89,7 @@ def test_cross_entropy_loss_is_that_of_detectron2():
 
 
 @pytest.mark.parametrize("method", ["binned", "exact"])
-@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0]])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0], [1e-5, 2e-5, 1e-5, 1e-5, 0]])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_the_fused_and_the_upsampled_way_agree(method, weights, per_image):
     options = {"class_weights": weights, "per_image": per_image, "num_bins": 4096}
@@ -159,12 +159,16 @@ def test_the_lovasz_term_joins_at_its_iteration_and_ramps_up(
 
 
 @pytest.mark.parametrize("fused_", [True, False])
-def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch, fused_):
-    def fail(*args, **kwargs):
-        pytest.fail("computed")
+def test_cross_entropy_alone_does_not_compute_the_lovasz_term(monkeypatch, fused_):
+    monkeypatch.setattr(fused, "bin_weights", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
+    CrossEntropyLoss(fused=fused_)(*make())
 
-    monkeypatch.setattr(fused, "bin_weights", fail)
-    monkeypatch.setattr(build_module, "lovasz_softmax", fail)
+
+@pytest.mark.parametrize("fused_", [True, False])
+def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch, fused_):
+    monkeypatch.setattr(fused, "bin_weights", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
     loss = CrossEntropyLovaszLoss(lovasz_start_iter=5, fused=fused_)
     logits, target = make()
     with EventStorage(4):

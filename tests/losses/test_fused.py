@@ -195,6 +195,15 @@ def test_one_pixel_and_one_class_will_do():
     assert ce.item() == lovasz.item() == 0
 
 
+def test_class_weights_of_the_cross_entropy_cancel_however_small_they_are():
+    logits = torch.randn(1, 2, 1, 1, requires_grad=True)
+    target = torch.ones(1, 4, 4, dtype=torch.long)
+    expected, _ = torch_loss(logits, target)
+    ce, _ = torch_loss(logits, target, class_weights=[0.01, 0.001])
+    assert ce.item() == pytest.approx(expected.item())
+    assert relative(gradient(ce, logits), gradient(expected, logits)) < 1e-6
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_both_losses_are_nan_where_a_pixel_that_counts_is_not_finite(bad):
     logits, target = make(ignored=0)
