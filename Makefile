@@ -30,6 +30,8 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m benchmarks.loss --device cpu
 	$(PY) -m benchmarks.inference
 	$(PY) -m benchmarks.evaluation
+	$(PY) -m benchmarks.data_loading
+	$(PY) -m benchmarks.drawing
 
 lock:  ## Pin tools/requirements/*.in in requirements*.txt (developers; needs uv)
 	bash tools/lock.sh
