@@ -19,7 +19,7 @@ from ..errors import DatasetError
 from .ground_truth import PanopticGroundTruth
 from .panoptic_quality import PanopticQuality
 from .pictures import EvaluationPictures
-from .report import log_report, panoptic_metrics, write_report
+from .report import format_report, panoptic_metrics, write_report
 from .submission import write_submission_json
 
 __all__ = ["PanopticQualityEvaluator"]
@@ -137,7 +137,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 f"{quality.num_images} images were evaluated; the data set '{self._gt.name}' has "
                 f"{len(self._gt.annotations)}"
             )
-        log_report(quality)
+        logger.info(format_report(quality))
         if self._output_dir is not None:
             write_report(quality, self._output_dir)
         if self._save_predictions:

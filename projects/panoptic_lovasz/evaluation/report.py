@@ -1,11 +1,10 @@
-"""What a :class:`PanopticQuality` says: metrics by name, log tables, JSON and CSV files."""
+"""What a :class:`PanopticQuality` says: metrics by name, tables, JSON and CSV files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,9 +16,7 @@ from tabulate import tabulate
 from ..data.id_map import write_atomically
 from .panoptic_quality import SIZES, PanopticQuality
 
-__all__ = ["log_report", "panoptic_metrics", "per_class_rows", "write_report"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["format_report", "panoptic_metrics", "per_class_rows", "write_report"]
 
 
 def panoptic_metrics(quality: PanopticQuality) -> dict[str, float]:
@@ -67,8 +64,8 @@ def per_class_rows(quality: PanopticQuality) -> list[dict[str, Any]]:
     ]
 
 
-def log_report(quality: PanopticQuality) -> None:
-    """Log the averages and a table of the categories that have a segment."""
+def format_report(quality: PanopticQuality) -> str:
+    """Tables of the averages and of the categories that have a segment."""
     metrics, rows = panoptic_metrics(quality), per_class_rows(quality)
     seen = [r for r in rows if r["TP"] + r["FP"] + r["FN"]]
     summary = [
@@ -79,18 +76,18 @@ def log_report(quality: PanopticQuality) -> None:
             ("Stuff", "_st", [r for r in seen if not r["isthing"]]),
         )
     ]
-    logger.info(
-        "Panoptic Evaluation Results:\n"
-        + _table(summary, ["", "PQ", "SQ", "RQ", "mIoU", "#categories"])
-    )
     extra = ["PQ_small", "PQ_medium", "PQ_large", "mIoU_st_interior"]
-    values = [[metrics[key] for key in extra]]
-    logger.info("By size, and away from boundaries:\n" + _table(values, extra))
     columns = ["PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
-    logger.info(
-        "Per-category panoptic quality:\n"
-        + _table([[r["name"], *(r[c] for c in columns)] for r in seen], ["category", *columns])
-    )
+    tables = {
+        "Panoptic Evaluation Results:": _table(
+            summary, ["", "PQ", "SQ", "RQ", "mIoU", "#categories"]
+        ),
+        "By size, and away from boundaries:": _table([[metrics[key] for key in extra]], extra),
+        "Per-category panoptic quality:": _table(
+            [[r["name"], *(r[c] for c in columns)] for r in seen], ["category", *columns]
+        ),
+    }
+    return "\n\n".join(f"{title}\n{table}" for title, table in tables.items())
 
 
 def write_report(quality: PanopticQuality, folder: Path) -> None:

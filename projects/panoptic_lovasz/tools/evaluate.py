@@ -6,15 +6,12 @@ python -m panoptic_lovasz.tools.evaluate PRED.json GT.json --pred-dir PNGS --gt-
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.utils.logger import setup_logger
-
 from ..errors import DatasetError
-from ..evaluation.report import log_report, write_report
+from ..evaluation.report import format_report, write_report
 from ..evaluation.submission import evaluate_submission
 
 
@@ -31,7 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-workers", type=int, help="processes (default: one per core)")
     parser.add_argument("--output", type=Path, help="write JSON and CSV reports into this folder")
     args = parser.parse_args(argv)
-    setup_logger(name="panoptic_lovasz").setLevel(logging.INFO)
     try:
         quality = evaluate_submission(
             args.pred_json,
@@ -43,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    log_report(quality)
+    print(format_report(quality))
     if args.output is not None:
         write_report(quality, args.output)
         print(f"reports are in {args.output}")
