@@ -4,7 +4,7 @@ export VENV
 PY = "$(VENV)/bin/python"
 ARGS ?=
 
-.PHONY: help setup demo test lint types bench lock clean
+.PHONY: help setup demo test lint types bench soak lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,6 +32,9 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m benchmarks.evaluation
 	$(PY) -m benchmarks.data_loading
 	$(PY) -m benchmarks.drawing
+
+soak: setup  ## Try what must not break: kills, damaged data, payloads, processes, precision
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.soak $(ARGS)
 
 lock:  ## Pin tools/requirements/*.in in requirements*.txt (developers; needs uv)
 	bash tools/lock.sh

@@ -2,69 +2,24 @@
 
 import os
 import pickle
-import subprocess
 
 import numpy as np
 import pytest
 import torch
+from payloads import Call, SetState, payloads, write_payload
 from safetensors.torch import save_file
 
 from panoptic_lovasz.checkpoint import read_weights
 from panoptic_lovasz.errors import CheckpointError
 
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
-
-
-class SetState:
-    """Pickles as a plain object whose state carries the call."""
-
-    def __init__(self, call):
-        self.call = call
-
-
-def _payloads(marker):
-    """Ways to run a command or make a file on loading."""
-    touch = f"touch {marker}"
-    python = f"open({str(marker)!r}, 'w')"
-    object_array = np.empty(1, dtype=object)
-    object_array[0] = Call(os.system, touch)
-    return {
-        "os.system": Call(os.system, touch),
-        "eval": Call(eval, python),
-        "exec": Call(exec, python),
-        "subprocess": Call(subprocess.call, touch.split()),
-        "open": Call(open, str(marker), "w"),
-        "inside an array of objects": {"model": {"w": object_array}},
-        "deep in containers": {"model": [({"w": (Call(os.system, touch),)},)]},
-        "in the state of an object": SetState(Call(os.system, touch)),
-        "a numpy function": Call(np.save, str(marker), np.zeros(1)),
-        "a torch function": Call(torch.save, {}, str(marker)),
-        "a chain of getattr": Call(getattr, Call(__import__, "os"), "system"),
-        "an import": Call(__import__, "os"),
-    }
-
-
-NAMES = sorted(_payloads("x"))
+NAMES = sorted(payloads("x"))
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pt"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_payload_is_refused_and_does_not_run(tmp_path, name, suffix):
     marker, file = tmp_path / "ran", tmp_path / f"evil{suffix}"
-    payload = _payloads(marker)[name]
-    if suffix == ".pkl":
-        file.write_bytes(pickle.dumps(payload))
-    else:
-        torch.save(payload, file)
-    marker.unlink(missing_ok=True)
+    write_payload(file, name, marker)
     with pytest.raises(CheckpointError, match=rf"evil\{suffix}"):
         read_weights(file)
     assert not list(tmp_path.glob("ran*"))

@@ -1,146 +1,26 @@
-"""Whatever is wrong with a data set, loading and mapping end in success or in one clear error."""
+"""Whatever is wrong with a data set, using it ends in success or in one clear error."""
 
-import io
-import json
 import shutil
-import warnings
 
-import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import transforms as T
-from PIL import Image
-
-from panoptic_lovasz.data import (
-    PanopticFPNDatasetMapper,
-    get_panoptic_classes,
-    get_panoptic_dataset_dicts,
-    register_coco_panoptic,
-)
-from panoptic_lovasz.errors import ConfigError, DatasetError
-
-VALUES = (
-    None, True, -1, 0, 1, 1.5, float("nan"), float("inf"), 2**31, 2**70, -(2**70), "", "x", "\0",
-    "\ud800", "a" * 5000, "../../..", "/", ".", [], [[]], [None], {}, {"id": 1}, [1, 2, 3, 4],
-)  # fmt: skip
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "F")
-FORMATS = ("PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
+from hostile import MUTATIONS, damage, outcome, training_step
 
 
-def places(node, path=()):
-    """Paths to all values in a JSON document."""
-    children = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, child in children:
-        yield (*path, key)
-        if isinstance(child, (dict, list)):
-            yield from places(child, (*path, key))
-
-
-def mutate_json(tiny, rng):
-    content = tiny.content
-    for _ in range(rng.integers(1, 3)):
-        options = list(places(content))
-        *parents, last = options[rng.integers(len(options))]
-        target = content
-        for key in parents:
-            target = target[key]
-        if rng.random() < 0.25:
-            del target[last]
-        else:
-            target[last] = VALUES[rng.integers(len(VALUES))]
-    tiny.json.write_text(json.dumps(content))
-
-
-def mutate_json_text(tiny, rng):
-    data = bytearray(tiny.json.read_bytes())
-    for _ in range(rng.integers(1, 4)):
-        data[rng.integers(len(data))] = rng.integers(256)
-    tiny.json.write_bytes(data[: rng.integers(len(data))] if rng.random() < 0.3 else data)
-
-
-def mutate_image(tiny, rng):
-    folder = (tiny.images, tiny.panoptic)[rng.integers(2)]
-    file = sorted(folder.iterdir())[rng.integers(2)]
-    data = file.read_bytes()
-    kind = rng.integers(6)
-    if kind == 0:
-        file.write_bytes(data[: rng.integers(len(data))])
-    elif kind == 1:
-        damaged = bytearray(data)
-        for _ in range(rng.integers(1, 6)):
-            damaged[rng.integers(len(damaged))] = rng.integers(256)
-        file.write_bytes(damaged)
-    elif kind == 2:
-        file.unlink()
-        if rng.random() < 0.5:
-            file.mkdir()
-    elif kind == 3:
-        file.write_bytes(rng.bytes(rng.integers(300)))
-    else:
-        size = (8, 6) if kind == 4 else tuple(rng.integers(1, 40, 2).tolist())
-        file.write_bytes(other_image(rng, size))
-
-
-def other_image(rng, size):
-    """An image of any mode and format that can be written."""
-    while True:
-        buffer = io.BytesIO()
-        try:
-            image = Image.new(MODES[rng.integers(len(MODES))], size)
-            exif = Image.Exif()
-            exif[274] = int(rng.integers(0, 12))
-            image.save(buffer, format=FORMATS[rng.integers(len(FORMATS))], exif=exif)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        return buffer.getvalue()
-
-
-MUTATIONS = {"json": mutate_json, "json text": mutate_json_text, "image": mutate_image}
-
-
-def use(tiny):
-    """Register, load and map, as training does."""
-    register_coco_panoptic("hostile", *tiny.paths)
-    dicts = get_panoptic_dataset_dicts("hostile")
-    mapper = PanopticFPNDatasetMapper(
-        True,
-        augmentations=[T.ResizeShortestEdge(12, 60), T.RandomFlip()],
-        image_format="BGR",
-        classes=get_panoptic_classes(["hostile"]),
-    )
-    labels = {*range(mapper.classes.num_semantic), 255}
-    for d in dicts:
-        mapped = mapper(d)
-        assert mapped["image"].shape[1:] == mapped["sem_seg"].shape
-        assert set(mapped["sem_seg"].unique().tolist()) <= labels
-        assert (mapped["instances"].gt_boxes.area() > 0).all()
-
-
-def outcome(tiny):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about damaged files
-            use(tiny)
-    except (DatasetError, ConfigError) as error:
-        return str(error)
-    finally:
-        if "hostile" in DatasetCatalog.list():
-            DatasetCatalog.remove("hostile")
-            MetadataCatalog.pop("hostile", None)
-    return None
+@pytest.fixture(scope="module")
+def train(slim_cfg):
+    return training_step(slim_cfg)
 
 
 @pytest.mark.parametrize("block", range(8))
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_damaged_data_set_ends_in_success_or_in_an_error_that_names_its_file(
-    tiny_set, tmp_path, name, block
+    tiny_set, tmp_path, train, name, block
 ):
     results = []
     for seed in range(15 * block, 15 * block + 15):
-        damaged = type(tiny_set)(tmp_path / "damaged")
-        shutil.copytree(tiny_set.root, damaged.root)
-        MUTATIONS[name](damaged, np.random.default_rng(seed))
-        message = outcome(damaged)
+        trained = None in results  # one step for every block
+        damaged = damage(tiny_set, tmp_path / "damaged", name, seed)
+        message = outcome(damaged) if trained else outcome(damaged, train)
         assert message is None or str(tmp_path) in message, (seed, message)
         assert message is None or len(message) < 1500, (seed, message)
         results.append(message)
@@ -148,5 +28,7 @@ def test_a_damaged_data_set_ends_in_success_or_in_an_error_that_names_its_file(
     assert any(results)
 
 
-def test_an_unharmed_data_set_is_a_success(tiny_set):
-    assert outcome(tiny_set) is None
+def test_an_unharmed_data_set_is_trained_on(tiny_set, train):
+    batches = []
+    assert outcome(tiny_set, lambda batch: (batches.append(batch), train(batch))) is None
+    assert len(batches) == 1

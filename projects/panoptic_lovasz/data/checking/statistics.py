@@ -55,7 +55,8 @@ class Statistics:
         self.void_pixels += found.areas.get(VOID, 0)
         shown = set()
         for segment in found.segments:
-            row = self._rows.get(segment.get("category_id"))
+            category_id = segment.get("category_id")
+            row = self._rows.get(category_id) if isinstance(category_id, int) else None
             if row is not None:
                 row.pixels += found.areas[segment["id"]]
                 row.instances += row.isthing and not segment.get("iscrowd", 0)
