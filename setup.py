@@ -52,7 +52,7 @@ setup(
         "numpy>=1.23",
         "pycocotools>=2.0.2",
         "safetensors",
-        "torch>=2.0",
+        "torch>=2.3",  # ONNX export needs 2.5, the Triton kernels 2.7
         "torchvision",
         "tqdm",
         # OpenCV is needed, and the choice of its package is the user's, as in Detectron2:
