@@ -12,6 +12,7 @@ import sys
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import ConfigError, DatasetError, Trainer, launch, load_config
 
@@ -23,6 +24,7 @@ def setup(args):
     cfg = load_config(args.config_file, opts)
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="panoptic_lovasz")
     return cfg
 
 

@@ -11,13 +11,16 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..evaluation import build_evaluator
+from .hooks import with_output_hooks
 from .resuming import SaveOnSignal, SeedEachIteration, interrupted_marker
+from .writers import ProgressPrinter
 
 __all__ = ["Trainer"]
 
@@ -58,7 +61,7 @@ class Trainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Detectron2's hooks, and those that make the run resumable."""
+        """Detectron2's hooks, and those for resuming, and for a folder to look at."""
         # DefaultTrainer has built a checkpointer of its own; its hooks shall use this one.
         self.checkpointer = self.build_checkpointer(
             self.cfg, self.model, trainer=weakref.proxy(self)
@@ -66,7 +69,16 @@ class Trainer(DefaultTrainer):
         timer, scheduler, *others = super().build_hooks()
         seed = SeedEachIteration(self.cfg.SEED) if self.cfg.SEED >= 0 else None
         # After the scheduler's step, which belongs to the iteration that is saved.
-        return [timer, seed, scheduler, SaveOnSignal(self.checkpointer), *others]
+        hooks = [timer, seed, scheduler, SaveOnSignal(self.checkpointer), *others]
+        return with_output_hooks(self.cfg, hooks, self.checkpointer)
+
+    def build_writers(self) -> list[EventWriter]:
+        """Detectron2's writers, with one line of progress instead of its own."""
+        writers = super().build_writers()
+        if not self.cfg.OUTPUT.PROGRESS_LINE:
+            return writers
+        line = ProgressPrinter(self.max_iter)
+        return [line if isinstance(w, CommonMetricPrinter) else w for w in writers]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left.

@@ -1,0 +1,88 @@
+"""Progress of a training in one line that a person can read."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import resource
+
+import torch
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+__all__ = ["ProgressPrinter", "peak_memory_mib"]
+
+logger = logging.getLogger(__name__)
+
+_SHORT = {
+    "loss_sem_seg_ce": "ce",
+    "loss_sem_seg_lovasz": "lovasz",
+    "loss_rpn_cls": "rpn",
+    "loss_rpn_loc": "rpn box",
+    "loss_cls": "class",
+    "loss_box_reg": "box",
+    "loss_mask": "mask",
+}
+_METRICS = {"PQ": "panoptic_seg/PQ", "mIoU": "panoptic_seg/mIoU"}
+
+
+class ProgressPrinter(EventWriter):
+    """Logs one line; takes the place of Detectron2's ``CommonMetricPrinter``.
+
+    Like that it puts ``eta_seconds`` into the storage, smooths losses over 20 iterations and leaves
+    out what is not known, for instance the last PQ before the first evaluation.
+    """
+
+    def __init__(self, max_iter: int, window_size: int = 20):
+        """
+        Args:
+            max_iter: iterations of the training.
+            window_size: iterations that losses are smoothed over.
+        """
+        self._max_iter = max_iter
+        self._window_size = window_size
+
+    def write(self) -> None:
+        """Log the line of this iteration."""
+        storage = get_event_storage()
+        if storage.iter >= self._max_iter:  # after the last step there is nothing to report
+            return
+        done = storage.iter + 1
+        parts = [f"iter {done}/{self._max_iter}", *self._times(storage, done)]
+        parts += [self._losses(storage), *self._evaluation(storage)]
+        memory, kind = peak_memory_mib()
+        parts.append(f"{memory / 1024:.1f} GiB of {kind}")
+        logger.info("  ".join(part for part in parts if part))
+
+    def _times(self, storage: EventStorage, done: int) -> list[str]:
+        if "time" not in storage.histories():  # in the first iterations
+            return []
+        per_iteration = storage.history("time").median(1000)
+        eta = per_iteration * (self._max_iter - done)
+        storage.put_scalar("eta_seconds", eta, smoothing_hint=False)
+        return [f"eta {datetime.timedelta(seconds=int(eta))}", f"{per_iteration:.3g} s/iter"]
+
+    def _losses(self, storage: EventStorage) -> str:
+        values = {
+            name: history.median(self._window_size)
+            for name, history in storage.histories().items()
+            if "loss" in name
+        }
+        total = values.pop("total_loss", sum(values.values()))
+        terms = [f"{_SHORT.get(name, name)} {value:.3g}" for name, value in values.items()]
+        return f"loss {total:.3g} ({', '.join(terms)})" if values else ""
+
+    def _evaluation(self, storage: EventStorage) -> list[str]:
+        parts = []
+        for label, metric in _METRICS.items():
+            # with several test sets: that of the first
+            names = [n for n in storage.latest() if n == metric or n.endswith(f"/{metric}")]
+            if names:
+                parts.append(f"{label} {storage.latest()[names[0]][0]:.1f}")
+        return parts
+
+
+def peak_memory_mib() -> tuple[float, str]:
+    """Most memory that this process has had so far: the GPU's where there is one, else RAM."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20, "GPU memory"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, "RAM"  # Linux: KiB

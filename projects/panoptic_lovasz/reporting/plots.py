@@ -1,0 +1,171 @@
+"""Plots of a training as matplotlib figures; PNG, or SVG that takes a page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data.id_map import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["class_bars", "confusion_matrix", "curves", "difference_bars", "save_png", "to_svg"]
+
+THING, STUFF = "#e8833a", "#3d85c6"
+_INK = "#1f2329"  # text and lines; in an SVG it becomes the colour of the text around it
+_COLORS = ("#3d85c6", "#e8833a", "#3aa76d", "#c94f7c", "#8e6bbf", "#b08b2e", "#4bb3b3", "#888888")
+_WIDTH = 6.0  # inches; figures beside each other, or one on a phone
+_MAX_POINTS = 400  # of a curve
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def curves(title: str, series: Series, *, markers: bool = False, log: bool = False) -> Figure:
+    """Lines over iterations.
+
+    Args:
+        title: above the plot.
+        series: (iterations, values) by name; NaN is left out.
+        markers: show the points.
+        log: logarithmic values.
+    """
+    figure, axes = _figure(3.6)
+    for n, (name, (x, y)) in enumerate(series.items()):
+        x, y = np.asarray(x, float), np.asarray(y, float)
+        step = max(1, len(x) // _MAX_POINTS)
+        style = {"marker": "o", "markersize": 4} if markers else {}
+        color = _COLORS[n % len(_COLORS)]
+        axes.plot(x[::step], y[::step], label=name, color=color, linewidth=1.6, **style)
+    if log and all(np.nanmax(np.asarray(y, float), initial=0) > 0 for _, y in series.values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_xlabel("iterations")
+    axes.grid(alpha=0.25)
+    if series:
+        figure.legend(
+            loc="outside lower center", ncols=3, fontsize=9, frameon=False, labelcolor=_INK
+        )
+    return figure
+
+
+def class_bars(title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
+    """Horizontal bars by class in percent, the worst on top; orange things, blue stuff.
+
+    Args:
+        title: above the plot.
+        rows: with ``name``, ``isthing`` and the metric; those without a value are left out.
+        metric: key of the value.
+    """
+    shown = sorted((r for r in rows if _has(r, metric)), key=lambda r: -r[metric])
+    figure, axes = _figure(1.2 + 0.27 * max(len(shown), 3))
+    axes.barh(
+        range(len(shown)),
+        [r[metric] for r in shown],
+        color=[THING if r["isthing"] else STUFF for r in shown],
+    )
+    axes.set_yticks(range(len(shown)), [r["name"] for r in shown])
+    for y, r in enumerate(shown):
+        axes.text(r[metric] + 1, y, f"{r[metric]:.1f}", va="center", fontsize=9, color=_INK)
+    axes.set_xlim(0, 110)
+    axes.set_xticks(range(0, 101, 20))
+    axes.margins(y=0.02)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.set_title(f"{title} (orange: things, blue: stuff)", loc="left", fontsize=12)
+    return figure
+
+
+def difference_bars(
+    title: str, names: Sequence[str], means: Sequence[float], spreads: Sequence[float]
+) -> Figure:
+    """Horizontal bars of differences with their spread; green gains, red losses."""
+    order = np.argsort(np.nan_to_num(np.asarray(means, float)))[::-1]
+    figure, axes = _figure(1.2 + 0.27 * max(len(names), 3))
+    means, spreads = np.asarray(means, float)[order], np.asarray(spreads, float)[order]
+    colors = ["#3aa76d" if m > 0 else "#cc4b4b" for m in means]
+    error = np.nan_to_num(spreads)
+    axes.barh(range(len(order)), means, xerr=error, color=colors, ecolor=_INK, capsize=2)
+    axes.set_yticks(range(len(order)), [names[i] for i in order])
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.set_title(title, loc="left", fontsize=12)
+    return figure
+
+
+def confusion_matrix(names: Sequence[str], pixels: np.ndarray) -> Figure:
+    """Shares of each ground-truth class's pixels by predicted class, with numbers if few classes.
+
+    Args:
+        names: (C + 1) names, the last for void.
+        pixels: (C + 1, C + 1) counts; rows are the ground truth, columns the prediction.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    rows = np.flatnonzero(pixels[:-1].sum(axis=1))
+    share = pixels[rows] / pixels[rows].sum(axis=1, keepdims=True)
+    side = max(3.6, 1.6 + 0.34 * len(names))
+    figure, axes = _figure(side, width=max(_WIDTH, side + 0.6))
+    # From nothing to blue, so that it lies on a light and on a dark page.
+    blue = LinearSegmentedColormap.from_list("blue", [(0.24, 0.52, 0.78, a) for a in (0, 1)])
+    axes.imshow(share, cmap=blue, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(rows)), [names[i] for i in rows])
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("ground truth")
+    axes.set_title("Share of each class's pixels, %", loc="left", fontsize=12)
+    if len(names) <= 20:
+        for y, x in zip(*np.nonzero(share >= 0.005), strict=True):
+            text = f"{100 * share[y, x]:.0f}"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=_INK)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG on white, atomically."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120, facecolor="white"))
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as an ``<svg>`` element without a background, its ink being ``currentColor``."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(figure)
+    text = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.image_inline": True}):
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    head, rest = svg.split(">", 1)
+    head = re.sub(r' (height|width)="[^"]*"', "", head)  # the page scales it by its viewBox
+    return f"{head}>{rest}".replace("\n", " ")
+
+
+def _figure(height: float, width: float = _WIDTH):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK)
+    for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        part.set_color(_INK)
+    axes.spines[:].set_color(_INK)
+    return figure, axes
+
+
+def _has(row: Mapping[str, Any], key: str) -> bool:
+    return row.get(key) is not None and not np.isnan(row[key])

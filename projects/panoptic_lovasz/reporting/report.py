@@ -1,0 +1,237 @@
+"""The report of a training: one page made of the files in its OUTPUT_DIR."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import add_panoptic_lovasz_config
+from ..evaluation.pictures import read_pictures
+from ..visualization.guard import tolerate_errors
+from . import page, plots
+from .records import read_csv, read_losses, read_results, read_run
+
+__all__ = ["draw_plots", "write_report_page"]
+
+_EVALUATION = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ", "mIoU")
+_KINDS = {
+    "worst": "Predicted worst",
+    "best": "Predicted best",
+    "fixed": "The fixed set",
+}
+
+
+def write_report_page(folder: Path) -> Path:
+    """Write ``report.html`` from what training and evaluation have left in a folder.
+
+    What is not there is left out. The page needs nothing but itself.
+
+    Args:
+        folder: OUTPUT_DIR of a training.
+
+    Returns:
+        The path of the page.
+    """
+    run = read_run(folder)
+    datasets = _datasets(folder)
+    pieces = [_summary(folder, run)]
+    pieces += [_evaluation(d, with_name=len(datasets) > 1) for d in datasets]
+    for make in (_curves, _data, _configuration):
+        with tolerate_errors(f"the report's part '{make.__name__[1:]}'"):
+            pieces.append(make(folder, run))
+    pieces.append(
+        page.section(
+            "How to reproduce it",
+            page.details("command", run.get("command", ""), is_open=True),
+            page.details("environment", run.get("environment", "")),
+        )
+    )
+    path = folder / "report.html"
+    page.write_page(path, run.get("title") or folder.resolve().name, pieces)
+    return path
+
+
+def draw_plots(folder: Path) -> None:
+    """Draw a training's plots as PNG into ``plots/``; what fails is left out with a warning."""
+    target = folder / "plots"
+    target.mkdir(exist_ok=True)
+    made = {"losses": lambda: _loss_curves(folder), "evaluation": lambda: _metric_curves(folder)}
+    for dataset in _datasets(folder):
+        prefix = "" if len(_datasets(folder)) == 1 else f"{dataset.name}_"
+        for name, draw in _evaluation_plots(dataset).items():
+            made[prefix + name] = draw
+    for name, draw in made.items():
+        with tolerate_errors(f"plots/{name}.png"):
+            figure = draw()
+            if figure is not None:
+                plots.save_png(figure, target / f"{name}.png")
+
+
+def _datasets(folder: Path) -> list[Path]:
+    """Folders of evaluations."""
+    return sorted(p.parent for p in (folder / "inference").glob("*/panoptic_quality.json"))
+
+
+def _summary(folder: Path, run: dict[str, Any]) -> str:
+    results = read_results(folder)
+    values = [(key, page.number(_metric(results[-1], key))) for key in _EVALUATION if results]
+    facts = []
+    if run.get("finished"):
+        facts.append(f"finished {run['finished']}")
+    if run.get("iterations"):
+        facts.append(f"{run['iterations']} iterations")
+    if run.get("seconds"):
+        facts.append(f"{datetime.timedelta(seconds=round(run['seconds']))} h")
+    if run.get("seconds_per_iteration"):
+        facts.append(f"{run['seconds_per_iteration']:.3f} s per iteration")
+    if run.get("peak_memory_mib"):
+        facts.append(f"{run['peak_memory_mib']:,.0f} MiB of {run.get('memory', 'memory')}")
+    best = max(results, key=lambda r: np.nan_to_num(_metric(r, "PQ")), default=None)
+    text = "Last evaluation, in percent."
+    if best and best is not results[-1]:
+        text += f" The best PQ was {_metric(best, 'PQ'):.1f} at iteration {best['iteration']:.0f}."
+    return page.paragraph(" · ".join(facts), soft=True) + (
+        page.tiles(values) + page.paragraph(text) if values else ""
+    )
+
+
+def _metric(row: dict[str, float], key: str) -> float:
+    """A panoptic metric of a row of results.csv, whatever data set it is prefixed with."""
+    name = f"panoptic_seg/{key}"
+    found = [v for k, v in row.items() if k == name or k.endswith("/" + name)]
+    return found[0] if found else float("nan")
+
+
+def _evaluation(dataset: Path, with_name: bool) -> str:
+    suffix = f" on {dataset.name}" if with_name else ""
+    rows = _class_rows(dataset)
+    worst = sorted(rows, key=lambda r: (r["PQ"] is None, r["PQ"] or 0))
+    columns = ("PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN")
+    made = [
+        page.section(
+            f"Classes, the worst first{suffix}",
+            page.table(
+                ("class", "kind", *columns),
+                [
+                    (r["name"], "thing" if r["isthing"] else "stuff", *(r[c] for c in columns))
+                    for r in worst
+                ],
+            ),
+            page.figures(
+                [svg for draw in _evaluation_plots(dataset).values() if (svg := _svg(draw))]
+            ),
+        )
+    ]
+    pictures = read_pictures(dataset / "pictures")
+    for kind, title in _KINDS.items():
+        chosen = [p for p in pictures if p.kind == kind]
+        embedded = []
+        for p in chosen:
+            with tolerate_errors("a picture in the report"):
+                pq = "no segments" if p.pq is None else f"PQ of this image {p.pq:.1f}"
+                embedded.append(page.picture(p.file, f"{p.image}: {pq}"))
+        made.append(page.section(f"{title}{suffix}", *embedded))
+    return "\n".join(made)
+
+
+def _evaluation_plots(dataset: Path) -> dict[str, Callable]:
+    return {
+        "pq_by_class": lambda: plots.class_bars("PQ by class", _class_rows(dataset), "PQ"),
+        "iou_by_class": lambda: plots.class_bars("IoU by class", _class_rows(dataset), "IoU"),
+        "confusion_matrix": lambda: _confusion(dataset),
+    }
+
+
+def _class_rows(dataset: Path) -> list[dict[str, Any]]:
+    return json.loads((dataset / "panoptic_quality.json").read_text())["per_class"]
+
+
+def _confusion(dataset: Path):
+    rows = read_csv(dataset / "confusion_matrix.csv")
+    if not rows:
+        return None
+    values = [list(row.values()) for row in rows]
+    return plots.confusion_matrix([v[0] for v in values], np.array([v[1:] for v in values], int))
+
+
+def _curves(folder: Path, run: dict[str, Any]) -> str:
+    svgs = [_svg(lambda: _metric_curves(folder)), _svg(lambda: _loss_curves(folder))]
+    return page.section("Curves", page.figures([svg for svg in svgs if svg]))
+
+
+def _loss_curves(folder: Path):
+    losses = {k: v for k, v in read_losses(folder).items() if "loss" in k}
+    return plots.curves("Losses", losses, log=True) if losses else None
+
+
+def _metric_curves(folder: Path):
+    results = read_results(folder)
+    if not results:
+        return None
+    x = [row["iteration"] for row in results]
+    series = {key: (x, [_metric(row, key) for row in results]) for key in _EVALUATION}
+    return plots.curves("Evaluations, %", series, markers=True)
+
+
+def _data(folder: Path, run: dict[str, Any]) -> str:
+    rows = read_csv(folder / "data_statistics.csv")
+    made = []
+    for name in dict.fromkeys(row["data set"] for row in rows):
+        of_set = [row for row in rows if row["data set"] == name]
+        of_set.sort(key=lambda r: -int(r["images"]))
+        columns = [c for c in of_set[0] if c != "data set"]
+        body = [[_int(row[c]) for c in columns] for row in of_set]
+        made.append(page.paragraph(name) + page.table(columns, body))
+    return page.section("Data", *made)
+
+
+def _int(text: str) -> str | int:
+    return int(text) if text.isdigit() else text
+
+
+def _configuration(folder: Path, run: dict[str, Any]) -> str:
+    file = folder / "config.yaml"
+    if not file.is_file():
+        return ""
+    return page.section(
+        "Configuration",
+        page.details("what differs from the defaults", _changes(file), is_open=True),
+        page.details("all of it", file.read_text()),
+    )
+
+
+def _changes(file: Path) -> str:
+    """Lines KEY: value for each key of a config that has not its default."""
+    from detectron2.config import get_cfg
+
+    defaults = get_cfg()
+    add_panoptic_lovasz_config(defaults)
+    cfg = defaults.clone()
+    cfg.merge_from_file(str(file))
+    default_values = dict(_leaves(defaults))
+    return "\n".join(
+        f"{key}: {value!r}"
+        for key, value in _leaves(cfg)
+        if key not in default_values or default_values[key] != value
+    )
+
+
+def _leaves(tree: dict, prefix: str = ""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _svg(draw: Callable) -> str:
+    with tolerate_errors("a plot in the report"):
+        figure = draw()
+        if figure is not None:
+            return plots.to_svg(figure)
+    return ""
