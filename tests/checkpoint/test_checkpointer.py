@@ -1,5 +1,8 @@
+import contextlib
+import errno
 import os
 import pickle
+import subprocess
 
 import pytest
 import torch
@@ -83,6 +86,30 @@ def test_a_save_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkey
         checkpointer.save("model_final", iteration=2)
     assert (tmp_path / "model_final.pth").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)]
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run(mount, capture_output=True, check=False).returncode == 0:
+            yield tmp_path
+            subprocess.run(["umount", str(tmp_path)], check=True)
+            return
+    pytest.skip("needs the right to mount a small file system")
+
+
+def test_a_full_disk_is_one_error_and_the_last_checkpoint_is_what_is_resumed(small_disk):
+    def checkpointer():
+        return SafeCheckpointer(nn.Linear(400, 400), str(small_disk))  # 0.6 MB
+
+    checkpointer().save("model_1", iteration=1)
+    with pytest.raises(OSError, match=r"model_2\.pth cannot be written: No space left") as caught:
+        checkpointer().save("model_2", iteration=2)
+    assert caught.value.errno == errno.ENOSPC
+    assert sorted(p.name for p in small_disk.iterdir()) == ["last_checkpoint", "model_1.pth"]
+    assert checkpointer().resume_or_load("", resume=True)["iteration"] == 1
 
 
 def test_weights_that_are_no_dict_are_refused(tmp_path):

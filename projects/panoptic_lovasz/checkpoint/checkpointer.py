@@ -44,14 +44,29 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._trust_weights = trust_weights
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth."""
+        """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth.
+
+        Raises:
+            OSError: if it cannot be written; what was saved before is as it was.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: obj.state_dict() for key, obj in self.checkpointables.items()}
         data = {"model": self.model.state_dict(), **states, **kwargs}
         file = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {file}")
-        write_atomically(file, lambda f: torch.save(data, f), durable=True)
+        try:
+            write_atomically(file, lambda f: torch.save(data, f), durable=True)
+        except (OSError, RuntimeError) as error:
+            # PyTorch hides the system's error behind one of its own about a position in the file.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            raise OSError(
+                cause.errno,
+                f"checkpoint {file} cannot be written: {cause.strerror or cause}; those before it "
+                "are as they were. Once that is mended, start again with --resume.",
+            ) from error
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
