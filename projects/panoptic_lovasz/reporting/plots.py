@@ -45,7 +45,7 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
     if log and all(np.nanmax(np.asarray(y, float), initial=0) > 0 for _, y in series.values()):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
     axes.set_xlabel("iterations")
     axes.grid(alpha=0.25)
     if series:
@@ -78,7 +78,7 @@ def class_bars(title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Fi
     axes.margins(y=0.02)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.set_title(f"{title} (orange: things, blue: stuff)", loc="left", fontsize=12)
+    axes.set_title(f"{title} (orange: things, blue: stuff)", loc="left", fontsize=12, color=_INK)
     return figure
 
 
@@ -97,7 +97,7 @@ def difference_bars(
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontsize=12)
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
     return figure
 
 
@@ -121,7 +121,7 @@ def confusion_matrix(names: Sequence[str], pixels: np.ndarray) -> Figure:
     axes.set_yticks(range(len(rows)), [names[i] for i in rows])
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth")
-    axes.set_title("Share of each class's pixels, %", loc="left", fontsize=12)
+    axes.set_title("Share of each class's pixels, %", loc="left", fontsize=12, color=_INK)
     if len(names) <= 20:
         for y, x in zip(*np.nonzero(share >= 0.005), strict=True):
             text = f"{100 * share[y, x]:.0f}"

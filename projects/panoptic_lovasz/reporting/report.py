@@ -39,11 +39,17 @@ def write_report_page(folder: Path) -> Path:
     """
     run = read_run(folder)
     datasets = _datasets(folder)
-    pieces = [_summary(folder, run)]
-    pieces += [_evaluation(d, with_name=len(datasets) > 1) for d in datasets]
-    for make in (_curves, _data, _configuration):
-        with tolerate_errors(f"the report's part '{make.__name__[1:]}'"):
-            pieces.append(make(folder, run))
+    makers = {
+        "summary": lambda: _summary(folder, run),
+        "curves": lambda: _curves(folder),
+        "evaluation": lambda: "".join(_evaluation(d, len(datasets) > 1) for d in datasets),
+        "data": lambda: _data(folder),
+        "configuration": lambda: _configuration(folder),
+    }
+    pieces = []
+    for name, make in makers.items():
+        with tolerate_errors(f"the report's part '{name}'"):
+            pieces.append(make())
     pieces.append(
         page.section(
             "How to reproduce it",
@@ -93,7 +99,7 @@ def _summary(folder: Path, run: dict[str, Any]) -> str:
         facts.append(f"{run['peak_memory_mib']:,.0f} MiB of {run.get('memory', 'memory')}")
     best = max(results, key=lambda r: np.nan_to_num(_metric(r, "PQ")), default=None)
     text = "Last evaluation, in percent."
-    if best and best is not results[-1]:
+    if best and _metric(best, "PQ") > _metric(results[-1], "PQ"):
         text += f" The best PQ was {_metric(best, 'PQ'):.1f} at iteration {best['iteration']:.0f}."
     return page.paragraph(" · ".join(facts), soft=True) + (
         page.tiles(values) + page.paragraph(text) if values else ""
@@ -159,7 +165,7 @@ def _confusion(dataset: Path):
     return plots.confusion_matrix([v[0] for v in values], np.array([v[1:] for v in values], int))
 
 
-def _curves(folder: Path, run: dict[str, Any]) -> str:
+def _curves(folder: Path) -> str:
     svgs = [_svg(lambda: _metric_curves(folder)), _svg(lambda: _loss_curves(folder))]
     return page.section("Curves", page.figures([svg for svg in svgs if svg]))
 
@@ -178,7 +184,7 @@ def _metric_curves(folder: Path):
     return plots.curves("Evaluations, %", series, markers=True)
 
 
-def _data(folder: Path, run: dict[str, Any]) -> str:
+def _data(folder: Path) -> str:
     rows = read_csv(folder / "data_statistics.csv")
     made = []
     for name in dict.fromkeys(row["data set"] for row in rows):
@@ -194,7 +200,7 @@ def _int(text: str) -> str | int:
     return int(text) if text.isdigit() else text
 
 
-def _configuration(folder: Path, run: dict[str, Any]) -> str:
+def _configuration(folder: Path) -> str:
     file = folder / "config.yaml"
     if not file.is_file():
         return ""

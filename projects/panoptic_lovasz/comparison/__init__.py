@@ -1,0 +1,1 @@
+"""Training the same network with different losses, and what came of it."""

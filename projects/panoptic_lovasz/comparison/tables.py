@@ -1,0 +1,270 @@
+"""The table and the page of a comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.id_map import write_atomically
+from ..reporting import page, plots
+from ..reporting.records import read_results, write_csv
+from .runs import Run, read_result
+from .statistics import Difference, Summary, paired_difference, summarize
+
+__all__ = ["Comparison", "collect", "write_comparison"]
+
+METRICS = {
+    "mIoU": "panoptic_seg/mIoU",
+    "mIoU, semantic head": "sem_seg/mIoU",
+    "PQ": "panoptic_seg/PQ",
+    "PQ_th": "panoptic_seg/PQ_th",
+    "PQ_st": "panoptic_seg/PQ_st",
+    "SQ": "panoptic_seg/SQ",
+    "RQ": "panoptic_seg/RQ",
+}
+_COSTS = {"s per iteration": "seconds_per_iteration", "peak memory, MiB": "peak_memory_mib"}
+_CLASSES = {"PQ by class": "panoptic_seg/PQ-", "IoU by class, semantic head": "sem_seg/IoU-"}
+_NOTE = (
+    "Mean ± standard deviation over the seeds, in percent. A difference is paired by seed: the "
+    "runs of a pair begin with the same weights and, unless their samplers differ, see the same "
+    "batches in the same order. It is called higher or lower if Student's 95 % interval of its "
+    "mean leaves out 0. That takes one comparison at a time: of many classes some are expected to "
+    "differ by chance."
+)
+
+
+@dataclass
+class Comparison:
+    """Results of finished runs by loss and seed; the first loss is the baseline."""
+
+    losses: list[str]
+    seeds: list[int]
+    results: Mapping[tuple[str, int], dict[str, Any]]
+    folders: Mapping[tuple[str, int], Path]
+
+    def values(self, loss: str, key: str) -> list[float]:
+        """One value per seed, of a metric or of a field; NaN where it is not known."""
+        found = []
+        for seed in self.seeds:
+            result = self.results.get((loss, seed), {})
+            value = result.get("metrics", {}).get(key, result.get(key))
+            found.append(math.nan if value is None else float(value))
+        return found
+
+    def summary(self, loss: str, key: str) -> Summary:
+        """Mean and spread of :meth:`values`."""
+        return summarize(self.values(loss, key))
+
+    def difference(self, loss: str, key: str) -> Difference:
+        """To the baseline, paired by seed."""
+        return paired_difference(self.values(loss, key), self.values(self.losses[0], key))
+
+    def class_keys(self, prefix: str) -> dict[str, str]:
+        """Key of a metric by class name, in the order of the data set."""
+        keys = [k for result in self.results.values() for k in result["metrics"] if prefix in k]
+        return {k[len(prefix) :]: k for k in keys if k.startswith(prefix)}
+
+    def unpaired(self) -> list[int]:
+        """Seeds whose runs did not begin with the same weights."""
+        begun = {
+            seed: {r["initial_weights"] for (_, s), r in self.results.items() if s == seed}
+            for seed in self.seeds
+        }
+        return [seed for seed, digests in begun.items() if len(digests) > 1]
+
+
+def collect(runs: Sequence[Run]) -> Comparison:
+    """Read the results of the runs that are done."""
+    results = {(r.loss, r.seed): result for r in runs if (result := read_result(r)) is not None}
+    return Comparison(
+        losses=list(dict.fromkeys(r.loss for r in runs)),
+        seeds=list(dict.fromkeys(r.seed for r in runs)),
+        results=results,
+        folders={(r.loss, r.seed): r.folder for r in runs},
+    )
+
+
+def write_comparison(comparison: Comparison, output: Path, command: str, config: str) -> str:
+    """Write ``comparison.csv``, ``comparison.md`` and ``compare.html``.
+
+    Args:
+        comparison: what to write.
+        output: folder.
+        command: that makes it again.
+        config: the config, as YAML.
+
+    Returns:
+        The Markdown.
+    """
+    _write_csv(comparison, output / "comparison.csv")
+    markdown = _markdown(comparison, command)
+    write_atomically(output / "comparison.md", lambda f: f.write(markdown.encode()))
+    _write_page(comparison, output / "compare.html", command, config)
+    return markdown
+
+
+def _keys(comparison: Comparison) -> dict[str, str]:
+    """Every key by the name that the CSV has for it."""
+    keys = {**METRICS, **_COSTS}
+    for title, prefix in _CLASSES.items():
+        kind = title.split(" ")[0]
+        keys |= {f"{kind} {n}": key for n, key in comparison.class_keys(prefix).items()}
+    return keys
+
+
+def _write_csv(c: Comparison, path: Path) -> None:
+    columns = ["metric", "loss", "mean", "std", "difference", "difference std"]
+    columns += ["95 % interval ±", "verdict", *(f"seed {seed}" for seed in c.seeds)]
+    rows = []
+    for name, key in _keys(c).items():
+        for loss in c.losses:
+            mean, std, _ = c.summary(loss, key)
+            to_baseline: list[Any] = [None] * 4
+            if loss != c.losses[0]:
+                d = c.difference(loss, key)
+                to_baseline = [d.mean, d.std, d.half_width, d.verdict]
+            rows.append([name, loss, mean, std, *to_baseline, *c.values(loss, key)])
+    write_csv(path, columns, rows)
+
+
+def findings(c: Comparison) -> list[str]:
+    """One sentence for each loss but the baseline, whatever it says."""
+    base = c.losses[0]
+    sentences = []
+    for loss in c.losses[1:]:
+        parts = []
+        for name in ("mIoU", "PQ"):
+            d = c.difference(loss, METRICS[name])
+            parts.append(f"{name} {_signed(d)} ({d.num_higher} of {d.count} seeds higher)")
+        verdicts = [
+            f"{name}: {c.difference(loss, METRICS[name]).verdict}" for name in ("mIoU", "PQ")
+        ]
+        sentences.append(f"{loss} against {base}: {'; '.join(parts)}. {', '.join(verdicts)}.")
+    return sentences
+
+
+def _markdown(c: Comparison, command: str) -> str:
+    lines = [f"{len(c.results)} of {len(c.losses) * len(c.seeds)} runs are done.", ""]
+    lines += _warnings(c)
+    lines += [f"- {sentence}" for sentence in findings(c)] + [""]
+    columns, rows = _main_table(c)
+    lines += _markdown_table(columns, rows)
+    for title, prefix in _CLASSES.items():
+        columns, rows = _class_table(c, prefix)
+        lines += ["", f"**{title}**", "", *_markdown_table(columns, rows)]
+    return "\n".join([*lines, "", _NOTE, "", f"```\n{command}\n```", ""])
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    cells = [[x[0] if isinstance(x, tuple) else x for x in row] for row in rows]
+    align = ["---", *["---:"] * (len(columns) - 1)]
+    return ["| " + " | ".join(map(str, row)) + " |" for row in (columns, align, *cells)]
+
+
+def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:
+    """A row per metric: each loss's mean and spread, and its difference to the baseline."""
+    columns = ["", *c.losses, *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
+    rows = []
+    for name, key in (METRICS | _COSTS).items():
+        digits = 3 if key == "seconds_per_iteration" else 1
+        row = [name, *(_plus_minus(*c.summary(loss, key)[:2], digits) for loss in c.losses)]
+        differences = [c.difference(loss, key) for loss in c.losses[1:]]
+        rows.append([*row, *(_colored(d, digits, cost=name in _COSTS) for d in differences)])
+    return columns, rows
+
+
+def _class_table(c: Comparison, prefix: str) -> tuple[list[str], list[list[Any]]]:
+    """A row per class, the worst of the baseline first."""
+    columns = ["class", c.losses[0], *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
+    keys = c.class_keys(prefix)
+    base = {name: c.summary(c.losses[0], key) for name, key in keys.items()}
+    order = sorted(keys, key=lambda n: np.nan_to_num(base[n].mean, nan=1e9))
+    rows = [
+        [
+            name,
+            _plus_minus(*base[name][:2]),
+            *(_colored(c.difference(loss, keys[name])) for loss in c.losses[1:]),
+        ]
+        for name in order
+    ]
+    return columns, rows
+
+
+def _plus_minus(mean: float, std: float, digits: int = 1) -> str:
+    spread = "" if math.isnan(std) else f" ± {page.number(std, digits)}"
+    return page.number(mean, digits) + spread
+
+
+def _signed(d: Difference, digits: int = 1) -> str:
+    sign = "+" if d.mean >= 0 else ""
+    return sign + _plus_minus(d.mean, d.std, digits)
+
+
+def _colored(d: Difference, digits: int = 1, cost: bool = False) -> tuple[str, str]:
+    """Text and colour; coloured only where the difference is clear."""
+    kinds = {"higher": "bad" if cost else "good", "lower": "good" if cost else "bad"}
+    return _signed(d, digits), kinds.get(d.verdict, "")
+
+
+def _warnings(c: Comparison) -> list[str]:
+    if not c.unpaired():
+        return []
+    seeds = ", ".join(map(str, c.unpaired()))
+    return [f"Not paired: the runs of seed {seeds} began with different weights.", ""]
+
+
+def _write_page(c: Comparison, path: Path, command: str, config: str) -> None:
+    body = [page.paragraph(f"{len(c.results)} of {len(c.losses) * len(c.seeds)} runs are done.")]
+    body += [page.paragraph(text) for text in (*_warnings(c), *findings(c)) if text]
+    body.append(page.section("Results", page.table(*_main_table(c)), page.paragraph(_NOTE, True)))
+    body.append(page.section("Over the training", page.figures(_curves(c))))
+    for title, prefix in _CLASSES.items():
+        body.append(
+            page.section(
+                title,
+                page.figures(_class_plots(c, prefix)),
+                page.table(*_class_table(c, prefix)),
+            )
+        )
+    body.append(
+        page.section(
+            "How to reproduce it",
+            page.details("command", command, is_open=True),
+            page.details("config that all runs have in common", config),
+        )
+    )
+    page.write_page(path, "Comparison: " + ", ".join(c.losses), body)
+
+
+def _curves(c: Comparison) -> list[str]:
+    svgs = []
+    for name in ("mIoU", "PQ"):
+        series = {}
+        for loss in c.losses:
+            tables = [read_results(c.folders[loss, seed]) for seed in c.seeds]
+            by_iteration: dict[float, list[float]] = {}
+            for row in (row for table in tables for row in table if METRICS[name] in row):
+                by_iteration.setdefault(row["iteration"], []).append(row[METRICS[name]])
+            x = sorted(by_iteration)
+            series[loss] = x, [summarize(by_iteration[i]).mean for i in x]
+        if any(x for x, _ in series.values()):
+            title = f"{name}, mean over the seeds, %"
+            svgs.append(plots.to_svg(plots.curves(title, series, markers=True)))
+    return svgs
+
+
+def _class_plots(c: Comparison, prefix: str) -> list[str]:
+    keys = c.class_keys(prefix)
+    svgs = []
+    for loss in c.losses[1:]:
+        differences = [c.difference(loss, key) for key in keys.values()]
+        if differences:
+            means, spreads = [d.mean for d in differences], [d.std for d in differences]
+            title = f"{loss} − {c.losses[0]}: mean, standard deviation"
+            svgs.append(plots.to_svg(plots.difference_bars(title, list(keys), means, spreads)))
+    return svgs

@@ -1,0 +1,94 @@
+"""One run of a comparison, in a process of its own: ``python -m panoptic_lovasz.comparison.train``.
+
+Trains by a config file, resuming what was begun, and writes ``result.json`` into its OUTPUT_DIR
+when, and only when, it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.engine import default_setup
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ..config import load_config
+from ..data.id_map import write_atomically
+from ..engine import Trainer
+from ..engine.writers import peak_memory_mib
+from ..errors import ConfigError, DatasetError
+from ..reporting.records import read_losses
+
+__all__ = ["RESULT_FILE"]
+
+RESULT_FILE = "result.json"
+_WEIGHTS_FILE = "initial_weights.txt"
+_TASKS = ("panoptic_seg", "sem_seg")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code."""
+    parser = argparse.ArgumentParser(description="One run of panoptic_lovasz.tools.compare.")
+    parser.add_argument("config_file", help="config, complete with OUTPUT_DIR and SEED")
+    args = parser.parse_args(argv)
+    args.eval_only = False
+    try:
+        cfg = load_config(args.config_file)
+        cfg.freeze()
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, name="panoptic_lovasz")
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=True)
+        folder = Path(cfg.OUTPUT_DIR)
+        if trainer.start_iter == 0:
+            digest = weights_digest(trainer.model)
+            write_atomically(folder / _WEIGHTS_FILE, lambda f: f.write(digest.encode()))
+        trainer.train()
+        _write_result(trainer, folder)
+    except (ConfigError, DatasetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of all weights: runs that begin alike have the same."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _write_result(trainer: Trainer, folder: Path) -> None:
+    storage = trainer.storage.latest()
+    tests = trainer.cfg.DATASETS.TEST  # of several, the first counts
+    prefix = f"{tests[0]}/" if len(tests) > 1 else ""
+    metrics = {
+        name.removeprefix(prefix): value
+        for name, (value, _) in storage.items()
+        if name.startswith(tuple(f"{prefix}{task}/" for task in _TASKS))
+    }
+    seconds = read_losses(folder).get("time", ([], []))[1]
+    memory, kind = peak_memory_mib()
+    weights = folder / _WEIGHTS_FILE
+    record = {
+        "metrics": {k: None if np.isnan(v) else v for k, v in metrics.items()},
+        "iterations": trainer.max_iter,
+        "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
+        "peak_memory_mib": memory,
+        "memory": kind,
+        "initial_weights": weights.read_text() if weights.is_file() else None,
+    }
+    content = json.dumps(record, indent=1).encode()
+    write_atomically(folder / RESULT_FILE, lambda f: f.write(content), durable=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
