@@ -180,6 +180,9 @@ def _add_combine_config(cfg: CN) -> None:
     # if its softmax probability exceeds the instance's score times mask probability by MARGIN.
     combine.CONFIDENCE_AWARE = False
     combine.MARGIN = 0.3
+    # With IMPL "fast", in inference on the CPU: serve the layers' outputs from memory freed before
+    # (glibc; a setting of the whole process while the network runs). Same results, less time.
+    cfg.MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY = True
 
 
 def _add_output_config(cfg: CN) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from ..errors import ConfigError, DatasetError
+from .memory import reuse_freed_memory
 from .merging import CombineRules, postprocess_panoptic
 
 __all__ = ["PanopticLovaszFPN"]
@@ -42,12 +44,15 @@ class PanopticLovaszFPN(PanopticFPN):
         combine_impl: str = "fast",
         combine_void_labels: Sequence[int] = (),
         combine_confidence_margin: float | None = None,
+        reuse_cpu_memory: bool = True,
         **kwargs,
     ):
         """
         Args:
             combine_impl: "fast", or "detectron2" for the post-processing of ``PanopticFPN``.
             combine_void_labels, combine_confidence_margin: see :class:`.CombineRules`; "fast" only.
+            reuse_cpu_memory: run the network under :func:`.reuse_freed_memory` in inference on the
+                CPU; "fast" only.
             **kwargs: the arguments of ``PanopticFPN``.
 
         Raises:
@@ -66,6 +71,7 @@ class PanopticLovaszFPN(PanopticFPN):
         self.combine_impl = combine_impl
         self.combine_void_labels = tuple(combine_void_labels)
         self.combine_confidence_margin = combine_confidence_margin
+        self.reuse_cpu_memory = reuse_cpu_memory
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -77,6 +83,7 @@ class PanopticLovaszFPN(PanopticFPN):
             weights = ret["roi_heads"].box_predictor.loss_weight
             weights.setdefault("loss_cls", instance_loss_weight)
         combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+        ret["reuse_cpu_memory"] = cfg.MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY
         ret["combine_impl"] = combine.IMPL
         ret["combine_void_labels"] = combine.VOID_LABELS
         ret["combine_confidence_margin"] = combine.MARGIN if combine.CONFIDENCE_AWARE else None
@@ -112,11 +119,14 @@ class PanopticLovaszFPN(PanopticFPN):
         """See ``PanopticFPN.inference``."""
         if self.combine_impl == "detectron2" or not do_postprocess:
             return super().inference(batched_inputs, do_postprocess)
-        images = self.preprocess_image(batched_inputs)
-        features = self.backbone(images.tensor)
-        logits, stride = self._semantic_logits(features)
-        proposals, _ = self.proposal_generator(images, features, None)
-        detections, _ = self.roi_heads(images, features, proposals, None)
+        reuses = self.reuse_cpu_memory and self.device.type == "cpu"
+        with reuse_freed_memory() if reuses else contextlib.nullcontext():
+            images = self.preprocess_image(batched_inputs)
+            features = self.backbone(images.tensor)
+            logits, stride = self._semantic_logits(features)
+            proposals, _ = self.proposal_generator(images, features, None)
+            detections, _ = self.roi_heads(images, features, proposals, None)
+            del features
         rules = CombineRules(
             self.combine_overlap_thresh,
             self.combine_stuff_area_thresh,
