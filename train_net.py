@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import ConfigError, DatasetError, Trainer, launch, load_config
+from panoptic_lovasz.errors import NonFiniteLossError
 
 
 def setup(args):
@@ -47,5 +48,5 @@ if __name__ == "__main__":
     print("Command line arguments:", arguments)
     try:
         launch(main, arguments)
-    except (ConfigError, DatasetError) as error:
+    except (ConfigError, DatasetError, NonFiniteLossError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -201,3 +201,5 @@ def _add_output_config(cfg: CN) -> None:
     output.BEST_METRIC = "panoptic_seg/PQ"
     # report.html: everything above, the data and the environment in one file.
     output.REPORT = True
+    # When a loss is NaN or infinite, which ends the training, write the batch into non_finite/.
+    output.DUMP_NON_FINITE = True

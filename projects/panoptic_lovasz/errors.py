@@ -1,6 +1,6 @@
-"""The errors that bad user input ends in; all are ``ValueError`` for code that catches broadly."""
+"""The errors that a user meets; those of bad input are ``ValueError`` for code that catches it."""
 
-__all__ = ["CheckpointError", "ConfigError", "DatasetError"]
+__all__ = ["CheckpointError", "ConfigError", "DatasetError", "NonFiniteLossError"]
 
 
 class ConfigError(ValueError):
@@ -13,3 +13,7 @@ class DatasetError(ValueError):
 
 class CheckpointError(ConfigError):
     """Weights that are damaged, unsafe, or not those of the network that the config describes."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss became NaN or infinite; the message names iteration, loss and images."""

@@ -43,18 +43,20 @@ class Command:
         stdout, stderr = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
-    def _train_command(self, output, options, flags):
-        train = ["train_net.py", "--config-file", self.config, "--num-gpus", "0", *flags]
+    def train_arguments(self, output, *options, flags=()):
+        train = ["--config-file", self.config, "--num-gpus", "0", *flags]
         return [*train, *self.quick, "OUTPUT_DIR", output, *options]
 
     def train(self, output, *options, flags=(), launcher=()):
-        outcome = self.run(*launcher, *self._train_command(output, options, flags))
+        outcome = self.run(
+            *launcher, "train_net.py", *self.train_arguments(output, *options, flags=flags)
+        )
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         return outcome
 
     def train_until(self, condition, stop, output, *options, flags=()):
         """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
-        process = self._popen(*self._train_command(output, options, flags))
+        process = self._popen("train_net.py", *self.train_arguments(output, *options, flags=flags))
         deadline = time.monotonic() + 200
         while not condition() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)

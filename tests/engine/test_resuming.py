@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from panoptic_lovasz.engine.resuming import interrupted_marker
+from panoptic_lovasz.engine.stopping import interrupted_marker
 
 RUN = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -19,7 +20,8 @@ from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..evaluation import build_evaluator
 from .hooks import with_output_hooks
-from .resuming import SaveOnSignal, SeedEachIteration, interrupted_marker
+from .resuming import SeedEachIteration
+from .stopping import LossWatch, StopTogether, interrupted_marker
 from .writers import ProgressPrinter
 
 __all__ = ["Trainer"]
@@ -68,8 +70,11 @@ class Trainer(DefaultTrainer):
         )
         timer, scheduler, *others = super().build_hooks()
         seed = SeedEachIteration(self.cfg.SEED) if self.cfg.SEED >= 0 else None
+        dump_dir = Path(self.cfg.OUTPUT_DIR, "non_finite")
+        self._losses = LossWatch(self.model, dump_dir if self.cfg.OUTPUT.DUMP_NON_FINITE else None)
         # After the scheduler's step, which belongs to the iteration that is saved.
-        hooks = [timer, seed, scheduler, SaveOnSignal(self.checkpointer), *others]
+        stop = StopTogether(self.checkpointer, self._losses)
+        hooks = [timer, seed, scheduler, stop, *others]
         return with_output_hooks(self.cfg, hooks, self.checkpointer)
 
     def build_writers(self) -> list[EventWriter]:
@@ -79,6 +84,11 @@ class Trainer(DefaultTrainer):
             return writers
         line = ProgressPrinter(self.max_iter)
         return [line if isinstance(w, CommonMetricPrinter) else w for w in writers]
+
+    def run_step(self) -> None:
+        """One iteration, whose losses are watched."""
+        with self._losses.step(self.iter):
+            super().run_step()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left.

@@ -1,0 +1,46 @@
+"""A training that cannot go on ends in one clear error in every process, and does not hang."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+PROGRAM = Path(__file__).with_name("nan_on_one_rank.py")
+RUN = ("DATASETS.TEST", "()")
+
+
+def _errors(outcome):
+    return [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_batch_is_written(
+    command, tmp_path
+):
+    infinite = ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "1e999")
+    outcome = command.run("train_net.py", *command.train_arguments(tmp_path, *RUN, *infinite))
+    assert outcome.returncode == 1
+    (error,) = _errors(outcome)
+    assert "iteration 0, rank 0: loss_sem_seg_ce is inf, loss_sem_seg_lovasz is inf;" in error
+    assert not list(tmp_path.glob("*.pth"))
+    (file,) = (tmp_path / "non_finite").iterdir()
+    assert str(file) in error
+    dump = torch.load(file, weights_only=False)
+    assert len(dump["batch"]) == 4
+    assert all(item["file_name"] in error for item in dump["batch"])
+
+
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [("loss", "rank 1: loss_mask is nan"), ("features", "rank 1: the network's output is NaN")],
+)
+def test_what_one_process_finds_stops_all(command, tmp_path, how, what):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = (*RUN, "OUTPUT.DUMP_NON_FINITE", "False")
+    arguments = command.train_arguments(tmp_path, *options)
+    outcome = command.run(*launcher, PROGRAM, how, *arguments)  # within a time limit
+    assert outcome.returncode == 1
+    errors = _errors(outcome)
+    assert any(what in error for error in errors)
+    if how == "loss":
+        assert all(what in error and "rank 0" not in error for error in errors)
+    assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "non_finite").exists()
