@@ -1,5 +1,8 @@
 import itertools
+import multiprocessing
 import random
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -147,3 +150,40 @@ def test_an_error_in_a_worker_keeps_its_type_and_names_the_file(cfg, shapes, tmp
     cfg.DATALOADER.NUM_WORKERS = 1
     with pytest.raises(DatasetError, match=r"images/0000\d\d\.png cannot be read"):
         next(iter(build_panoptic_train_loader(cfg)))
+
+
+def _without_images(cfg, shapes, tmp_path):
+    """The data set in another folder, whose images are gone after it was registered."""
+    shutil.copytree(shapes, tmp_path / "data")
+    root = tmp_path / "data"
+    paths = root / "annotations/train.json", root / "train", root / "panoptic_train"
+    register_coco_panoptic("vanishing", *paths)
+    cfg.DATASETS.TRAIN = ("vanishing",)
+    loader = iter(build_panoptic_train_loader(cfg))
+    next(loader)
+    shutil.rmtree(root / "train")
+    return loader
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_removed_during_training_is_one_error_that_names_the_file(
+    cfg, shapes, tmp_path, workers
+):
+    cfg.DATALOADER.NUM_WORKERS = workers
+    loader = _without_images(cfg, shapes, tmp_path)
+    with pytest.raises(DatasetError) as caught:
+        for _ in range(20):
+            next(loader)
+    assert re.search(r"data/train/\d+\.png", str(caught.value))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_worker_that_dies_is_one_error(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loader = iter(build_panoptic_train_loader(cfg))
+    next(loader)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(OSError, match=r"a process that loads data died: .*NUM_WORKERS"):
+        for _ in range(20):
+            next(loader)

@@ -17,7 +17,7 @@ from detectron2.data.build import trivial_batch_collator, worker_init_reset_seed
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from .mapper import PanopticFPNDatasetMapper
 from .register import get_panoptic_dataset_dicts
 from .samplers import build_train_sampler
@@ -65,7 +65,7 @@ def build_panoptic_train_loader(
         groups = [int(d.get("width", 0) > d.get("height", 0)) for d in dicts]
     dataset = MapDataset(DatasetFromList(dicts, copy=False), mapper)
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    return DataLoader(
+    return _Loader(
         _SeededDataset(dataset, seed),
         batch_sampler=_GroupedBatchSampler(
             build_train_sampler(cfg, dicts), batch_size, groups, start_iter
@@ -74,6 +74,28 @@ def build_panoptic_train_loader(
         collate_fn=trivial_batch_collator,
         worker_init_fn=_init_worker,
     )
+
+
+class _Loader(DataLoader):
+    """A loader that says in one message what went wrong in its worker processes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        # started here and now, since it draws a random number
+        return _with_clear_errors(super().__iter__())
+
+
+def _with_clear_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except DatasetError as error:  # from a worker: after the text of its traceback
+        raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(
+            f"a process that loads data died: {error} If memory ran out, take fewer "
+            "(DATALOADER.NUM_WORKERS); start again with --resume."
+        ) from error
 
 
 def _init_worker(worker_id: int) -> None:
