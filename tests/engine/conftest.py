@@ -23,7 +23,7 @@ class Command:
     def __init__(self, datasets):
         self.datasets = datasets
 
-    def _popen(self, *command):
+    def start(self, *command):
         environment = {
             **os.environ,
             "DETECTRON2_DATASETS": str(self.datasets),
@@ -39,7 +39,7 @@ class Command:
         )
 
     def run(self, *command):
-        process = self._popen(*command)
+        process = self.start(*command)
         stdout, stderr = process.communicate(timeout=300)
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
@@ -56,7 +56,7 @@ class Command:
 
     def train_until(self, condition, stop, output, *options, flags=()):
         """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
-        process = self._popen("train_net.py", *self.train_arguments(output, *options, flags=flags))
+        process = self.start("train_net.py", *self.train_arguments(output, *options, flags=flags))
         deadline = time.monotonic() + 200
         while not condition() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
