@@ -1,0 +1,144 @@
+"""The report, made of files that are like a training's, and opened in a real browser."""
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
+from panoptic_lovasz.evaluation.report import write_report
+from panoptic_lovasz.reporting import write_report_page
+from panoptic_lovasz.reporting.records import add_result, write_csv, write_run
+from panoptic_lovasz.reporting.report import draw_plots
+
+NAMES = ["person", "car", "sky", "road", "<b>fence</b>"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An OUTPUT_DIR after a training of 400 iterations with four evaluations."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "output"
+    dataset = folder / "inference" / "my_val"
+    quality = PanopticQuality(
+        [{"id": i, "name": n, "isthing": i <= 2} for i, n in enumerate(NAMES, start=1)]
+    )
+    for _ in range(8):
+        gt = np.kron(rng.integers(1, 6, (4, 4)), np.ones((16, 16), int))
+        pred = np.where(rng.random(gt.shape) < 0.15, rng.integers(1, 6, gt.shape), gt)
+        maps = []
+        for ids in (gt, pred):
+            maps += [ids, [{"id": int(i), "category_id": int(i)} for i in np.unique(ids)]]
+        quality.add(*maps)
+    write_report(quality, dataset)
+    pictures = dataset / "pictures"
+    pictures.mkdir()
+    index = []
+    for kind in ("fixed", "best", "worst"):
+        pixels = np.kron(rng.integers(0, 255, (6, 18, 3)), np.ones((40, 40, 1))).astype(np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{kind}_1.jpg")
+        index.append({"kind": kind, "file": f"{kind}_1.jpg", "image": f"val/{kind}.jpg", "PQ": 50})
+    (pictures / "pictures.json").write_text(json.dumps(index))
+    lines = []
+    for i in range(19, 400, 20):
+        loss = 3 * 0.99**i + 0.1 * rng.random()
+        record = {"iteration": i, "total_loss": 2 * loss, "loss_cls": loss, "loss_mask": loss / 2}
+        lines.append(json.dumps(record))
+    (folder / "metrics.json").write_text("\n".join(lines))
+    for i in range(100, 500, 100):
+        keys = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ", "mIoU")
+        metrics = {f"panoptic_seg/{k}": 60 - 3000 / i + n for n, k in enumerate(keys)}
+        add_result(folder, i, metrics)
+    columns = ["data set", "class", "kind", "images", "instances", "pixels, %"]
+    write_csv(folder / "data_statistics.csv", columns, [["my_train", "sky", "stuff", 7, None, 3]])
+    (folder / "config.yaml").write_text("SOLVER:\n  MAX_ITER: 400\nVERSION: 2\n")
+    record = {"title": "my_train", "command": "python train_net.py --config-file a.yaml"}
+    write_run(folder, {**record, "environment": "torch  2", "iterations": 400, "seconds": 61})
+    return folder
+
+
+class _Links(html.parser.HTMLParser):
+    """Collects what a browser could load, and the text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.tags, self.text = [], set(), ""
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href", "srcset")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_holds_everything_and_refers_to_nothing_outside(folder):
+    path = write_report_page(folder)
+    page = _Links(path)
+    assert len(page.links) > 3
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert not re.search(r"url\((?!#|data:)|@import", path.read_text())
+    assert page.tags.isdisjoint({"script", "link", "iframe", "b"} - {"b"})
+    for text in (
+        "my_train",
+        "python train_net.py --config-file a.yaml",
+        "SOLVER.MAX_ITER: 400",
+        "val/worst.jpg: PQ of this image 50.0",
+        "<b>fence</b>",
+        "torch  2",
+    ):
+        assert text in page.text
+
+
+def test_classes_are_listed_with_the_worst_first(folder):
+    write_report_page(folder)
+    rows = json.loads((folder / "inference/my_val/panoptic_quality.json").read_text())["per_class"]
+    expected = [r["name"] for r in sorted(rows, key=lambda r: r["PQ"])]
+    table = _Links(folder / "report.html").text.split("Classes, the worst first")[1]
+    places = [table.index(name) for name in expected]
+    assert places == sorted(places)
+
+
+def test_what_a_folder_lacks_is_left_out(tmp_path):
+    page = _Links(write_report_page(tmp_path))
+    assert "Curves" not in page.text and "Configuration" not in page.text
+
+
+def test_two_test_sets_have_a_part_each(folder):
+    (folder / "inference" / "my_val").rename(folder / "inference" / "a_val")
+    (folder / "inference" / "b_val").mkdir()
+    for name in ("panoptic_quality.json", "confusion_matrix.csv"):
+        content = (folder / "inference" / "a_val" / name).read_text()
+        (folder / "inference" / "b_val" / name).write_text(content)
+    text = _Links(write_report_page(folder)).text
+    assert "the worst first on a_val" in text and "the worst first on b_val" in text
+    draw_plots(folder)
+    assert (folder / "plots" / "b_val_confusion_matrix.png").is_file()
+
+
+def test_a_request_would_be_noticed(tmp_path, screenshot):
+    page = tmp_path / "page.html"
+    page.write_text('<img src="http://pictures.invalid/a.png">')
+    assert screenshot(page, tmp_path / "a.png", 500) == {"http://pictures.invalid/a.png"}
+
+
+DARK = "--blink-settings=preferredColorScheme=0"
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "flags"),
+    [("light", 1200, []), ("dark", 1200, [DARK]), ("phone", 500, [])],
+)
+def test_a_browser_shows_it_and_requests_nothing(folder, screenshot, tmp_path, name, width, flags):
+    page = write_report_page(folder)
+    picture = tmp_path / f"{name}.png"
+    assert screenshot(page, picture, width, *flags) == set()
+    pixels = np.asarray(Image.open(picture).convert("L"), dtype=float)
+    assert pixels.shape[1] == width
+    paper = np.median(pixels[:400])
+    assert paper < 60 if name == "dark" else paper > 200
+    assert pixels[:400].std() > 5 and pixels[1200:2000].std() > 5
