@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import platform
 import sys
 
 PACKAGES = ["torch", "torchvision", "numpy", "Pillow", "fvcore", "numba", "panoptic_lovasz"]
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed as a package"
 
 
 def try_operators(device: str) -> None:
@@ -40,14 +48,10 @@ def cuda() -> str:
 def main() -> None:
     print(f"{'Python':<16}{platform.python_version()} ({sys.prefix})")
     for package in PACKAGES:
-        print(f"{package:<16}{importlib.metadata.version(package)}")
-    detectron2 = importlib.import_module("detectron2")
-    version = importlib.metadata.version("detectron2")
-    native = importlib.util.find_spec("detectron2._C")
-    print(
-        f"{'detectron2':<16}{version}, {'with' if native else 'without'} native extension", end=" "
-    )
-    print(f"({detectron2.__path__[0]})")
+        print(f"{package:<16}{version(package)}")
+    folder = importlib.import_module("detectron2").__path__[0]
+    native = "with" if importlib.util.find_spec("detectron2._C") else "without"
+    print(f"{'detectron2':<16}{version('detectron2')}, {native} native extension ({folder})")
     importlib.import_module("panoptic_lovasz")
     try_operators("cpu")
     print(f"{'CUDA':<16}{cuda()}")
