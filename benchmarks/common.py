@@ -39,7 +39,7 @@ def interleave(
     device: torch.device,
     *,
     seconds: float = 10.0,
-    at_least: int = 3,
+    at_least: int = 2,
     at_most: int = 50,
 ) -> tuple[Times, Times]:
     """Run the calls in turn, so that what disturbs the machine disturbs all of them alike.

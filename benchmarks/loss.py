@@ -31,6 +31,7 @@ from . import common
 from .loss_contestants import (
     BASELINE,
     IGNORED,
+    SORTED,
     WORKLOADS,
     Workload,
     contestants,
@@ -49,6 +50,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="on the CPU (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10, help="per loss (%(default)s)")
     parser.add_argument("--no-curves", action="store_true", help="only the table")
+    parser.add_argument(
+        "--no-sorted", action="store_true", help="leave out the losses that sort: minutes on a CPU"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -59,7 +63,7 @@ def main() -> None:
     rows = []
     for name in args.workloads:
         print(f"\n{WORKLOADS[name]}", flush=True)
-        new = measure(WORKLOADS[name], device, args.threads, args.seconds)
+        new = measure(WORKLOADS[name], device, args)
         common.print_table([{k: v for k, v in row.items() if k != "workload"} for row in new])
         rows += new
     if rows:
@@ -75,15 +79,17 @@ def main() -> None:
     print(f"\nwritten to {args.output}/{stem}*")
 
 
-def measure(workload: Workload, device: torch.device, threads: int, seconds: float) -> list[dict]:
+def measure(workload: Workload, device: torch.device, args: argparse.Namespace) -> list[dict]:
     """Rows of the table for one workload; None stands for what was not measured."""
     logits, target = workload.make(device)
     losses = contestants(device, workload.scale_factor)
+    if args.no_sorted:
+        losses = {name: loss for name, loss in losses.items() if name not in SORTED}
     calls = {
         name: functools.partial(step, loss, logits, target) for name, loss in losses.items() if loss
     }
-    wall, cpu = common.interleave(calls, device, seconds=seconds)
-    memory = {name: peak_memory(workload, name, device, threads) for name in calls}
+    wall, cpu = common.interleave(calls, device, seconds=args.seconds)
+    memory = {name: peak_memory(workload, name, device, args.threads) for name in calls}
     expected = definition(logits, target, workload.scale_factor)
     rows = []
     for name, loss in losses.items():

@@ -16,6 +16,9 @@ from .common import installed_version
 
 IGNORED = 255
 BASELINE = "interpolate + CE"
+PEER = f"{BASELINE} + sorted Lovász (segmentation-models-pytorch)"
+EXACT = f"{BASELINE} + exact Lovász (ours)"
+SORTED = (PEER, EXACT)
 
 Losses = tuple[Tensor, Tensor | None]  # cross-entropy, and Lovász if it is computed
 
@@ -118,8 +121,8 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
     compiled = "triton" if device.type == "cuda" else "numba"
     return {
         BASELINE: cross_entropy,
-        f"{BASELINE} + sorted Lovász (segmentation-models-pytorch)": sorted_lovasz,
-        f"{BASELINE} + exact Lovász (ours)": with_lovasz(
+        PEER: sorted_lovasz,
+        EXACT: with_lovasz(
             lambda logits, target: lovasz_softmax(
                 logits, target, ignore_index=IGNORED, method="exact"
             )

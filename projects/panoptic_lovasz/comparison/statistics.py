@@ -63,7 +63,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
 
 
 def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's distribution, to 0.002."""
+    """The 97.5 % quantile of Student's distribution, to 0.003."""
     if degrees <= len(_T):
         return _T[degrees - 1]
     z = 1.959964  # Cornish-Fisher expansion around the normal quantile

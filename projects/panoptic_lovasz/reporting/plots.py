@@ -20,7 +20,7 @@ __all__ = ["class_bars", "confusion_matrix", "curves", "difference_bars", "save_
 THING, STUFF = "#e8833a", "#3d85c6"
 _INK = "#1f2329"  # text and lines; in an SVG it becomes the colour of the text around it
 _COLORS = ("#3d85c6", "#e8833a", "#3aa76d", "#c94f7c", "#8e6bbf", "#b08b2e", "#4bb3b3", "#888888")
-_WIDTH = 6.0  # inches; figures beside each other, or one on a phone
+_WIDTH = 5.0  # inches; figures beside each other, or one on a phone
 _MAX_POINTS = 400  # of a curve
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -35,7 +35,7 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
         markers: show the points.
         log: logarithmic values.
     """
-    figure, axes = _figure(3.6)
+    figure, axes = _figure(3.4)
     for n, (name, (x, y)) in enumerate(series.items()):
         x, y = np.asarray(x, float), np.asarray(y, float)
         step = max(1, len(x) // _MAX_POINTS)
@@ -50,7 +50,11 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
     axes.grid(alpha=0.25)
     if series:
         figure.legend(
-            loc="outside lower center", ncols=3, fontsize=9, frameon=False, labelcolor=_INK
+            loc="outside lower center",
+            ncols=3 if max(map(len, series)) < 10 else 2,
+            fontsize=9,
+            frameon=False,
+            labelcolor=_INK,
         )
     return figure
 

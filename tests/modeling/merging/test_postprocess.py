@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from panoptic_lovasz.modeling.merging import CombineRules, merge, merge_torch, paste, postprocess
-from panoptic_lovasz.modeling.merging import postprocess_panoptic
+from panoptic_lovasz.modeling.merging import (
+    CombineRules,
+    merge,
+    merge_torch,
+    paste,
+    postprocess,
+    postprocess_panoptic,
+)
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"))]  # fmt: skip
