@@ -56,6 +56,7 @@ def main() -> None:
         print(f"  {name:6}{results['panoptic_seg/' + name]:6.1f}  {meaning}")
     print(f"  {'mIoU':6}{results['sem_seg/mIoU']:6.1f}  of the semantic branch")
     print(f"\nPredictions drawn on the held-out images: {pictures}/")
+    print(f"One page with curves, tables and pictures: {output / 'report.html'}")
     print(f"Weights: {weights}   all figures: {output / 'metrics.json'}")
 
 
