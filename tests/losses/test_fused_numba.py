@@ -270,3 +270,15 @@ def test_compiles_without_a_cache_where_no_folder_is_writable(monkeypatch):
 
     monkeypatch.setattr(numba_rows.numba, "njit", njit_without_folder)
     assert numba_rows._jit(lambda x: x + 1)(1) == 2
+
+
+def test_an_error_in_a_thread_surfaces(monkeypatch):
+    logits, target = make_batch((1, 3, 40, 4, 1))
+
+    def fail(*args):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(fused_numba, "count_rows", fail)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(RuntimeError, match="no compiler"):
+        loss_and_gradient(logits, target, "numba", scale_factor=1)

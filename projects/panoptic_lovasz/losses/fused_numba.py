@@ -22,9 +22,7 @@ from .numba_rows import count_rows, weigh_rows
 
 __all__ = ["count", "weigh"]
 
-CHUNK_ROWS = (
-    4  # rows of the logits; at least 2, so that chunks next but one to each other are apart
-)
+CHUNK_ROWS = 4  # rows of the logits; at least 2, so that every other chunk is on its own
 TILE_ELEMENTS = 96 * 1024  # classes x pixels; two float32 tiles fit a second-level cache of 1 MB
 
 Chunk = tuple[int, int, int]  # image, first and last (exclusive) row of the logits
@@ -64,11 +62,13 @@ def count(
         def work(chunk: Chunk, group: int = group, unused: SimpleQueue = unused) -> None:
             image, first, last = chunk
             own = unused.get()
-            count_rows(
-                images[image], labels[image], first, last, class_is_active[group], ce_weights,
-                scale_factor, ignore_index, tile, own, log_sum[image], ce_sums[image],
-            )  # fmt: skip
-            unused.put(own)
+            try:
+                count_rows(
+                    images[image], labels[image], first, last, class_is_active[group], ce_weights,
+                    scale_factor, ignore_index, tile, own, log_sum[image], ce_sums[image],
+                )  # fmt: skip
+            finally:  # without it an error here would leave other threads waiting
+                unused.put(own)
 
         _for_each(work, chunks, num_threads)
         counters[group] = per_thread.sum(0)
