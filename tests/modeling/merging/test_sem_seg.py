@@ -67,6 +67,14 @@ def test_the_compiled_kernels_reproduce_this_pytorch():
     assert numba_kernels.arithmetic() is not None
 
 
+@torch.inference_mode()
+def test_lazy_logits_work_in_inference_mode(resize):
+    lazy = SemSegLogits(*resize, semantic_labels(*resize))
+    expected = _detectron2(*resize)
+    assert torch.equal(lazy.argmax(dim=0), expected.argmax(dim=0))
+    assert torch.equal(lazy, expected)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_logits_that_are_not_finite_give_detectron2s_labels(value):
     logits = torch.randn(5, 40, 50)
@@ -139,6 +147,7 @@ def test_argmax_of_another_kind_sees_the_ordinary_logits(lazy, resize):
     assert lazy.argmax() == logits.argmax()
     assert torch.equal(lazy.argmax(0, keepdim=True), logits.argmax(0, keepdim=True))
     assert torch.equal(lazy.argmax(dim=1), logits.argmax(dim=1))
+    assert torch.equal(lazy.argmax(axis=0), logits.argmax(axis=0))
 
 
 def test_the_logits_are_computed_once(lazy):

@@ -72,6 +72,7 @@ def postprocess_panoptic(
     """
     rules = rules or CombineRules()
     size = (height, width)
+    logits = logits.detach()
     # Where autocast interpolates in another type, it casts before: so do we, once and for all.
     logits = logits.to(F.interpolate(logits[None, :, :1, :1], size=2, mode="bilinear").dtype)
     how = (logits, scale, tuple(image_size), size)

@@ -37,7 +37,7 @@ def semantic_logits(
     if _compiled(logits, scale, image_size, size):
         from . import upsample_numba
 
-        return upsample_numba.resize(logits.detach(), scale, image_size, size)
+        return upsample_numba.resize(logits, scale, image_size, size)
     return _stock(logits, scale, image_size, size)
 
 
@@ -54,22 +54,23 @@ def semantic_labels(
     if _compiled(logits, scale, image_size, size):
         from . import upsample_numba
 
-        return upsample_numba.labels_of_resized(logits.detach(), scale, image_size, size)
+        return upsample_numba.labels_of_resized(logits, scale, image_size, size)
     if not _is_regular(logits, scale, image_size, size):
         return _stock(logits, scale, image_size, size).argmax(dim=0).int()
     # A class's pixels do not depend on its neighbours: a few classes at a time give the same bits.
-    # The last chunk may overlap the one before, so that all have the same number of channels.
-    starts = [
-        min(start, len(logits) - CLASSES_PER_CHUNK)
-        for start in range(0, len(logits), CLASSES_PER_CHUNK)
-    ]
-    maxima = [
-        _stock(logits[start : start + CLASSES_PER_CHUNK], scale, image_size, size).max(dim=0)
-        for start in starts
-    ]
-    chunk = torch.stack([m.values for m in maxima]).argmax(dim=0, keepdim=True)
-    labels = torch.stack([m.indices.int() + s for m, s in zip(maxima, starts, strict=True)])
-    return labels.gather(0, chunk)[0]
+    best = labels = None
+    for start in range(0, len(logits), CLASSES_PER_CHUNK):
+        start = min(start, len(logits) - CLASSES_PER_CHUNK)  # always the same number of channels
+        chunk = logits[start : start + CLASSES_PER_CHUNK]
+        values, indices = _stock(chunk, scale, image_size, size).max(dim=0)
+        indices = indices.int() + start
+        if best is None:
+            best, labels = values, indices
+            continue
+        better = (values > best) | (values.isnan() & ~best.isnan())  # the order of argmax
+        best = torch.where(better, values, best)
+        labels = torch.where(better, indices, labels)
+    return labels
 
 
 def _stock(logits, scale, image_size, size) -> torch.Tensor:
@@ -171,7 +172,7 @@ def _materialized(arguments):
     return tree_map_only(SemSegLogits, SemSegLogits.materialize, arguments)
 
 
-def _argmax_of_lazy(input, dim=None, keepdim=False) -> torch.Tensor | None:
-    if dim in (0, -3) and not keepdim and isinstance(input, SemSegLogits):
+def _argmax_of_lazy(input, dim=None, keepdim=False, **others) -> torch.Tensor | None:
+    if dim in (0, -3) and not keepdim and not others and isinstance(input, SemSegLogits):
         return input._labels.long()
     return None
