@@ -14,7 +14,6 @@ from panoptic_lovasz.data.id_map import (
     label_runs,
     read_panoptic_png,
     rgb_to_id,
-    write_atomically,
     write_panoptic_png,
 )
 from panoptic_lovasz.errors import DatasetError
@@ -96,20 +95,6 @@ def test_a_truncated_png_is_an_error_that_names_it(tmp_path, cut):
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:cut])
     with pytest.raises(DatasetError, match=r"cut\.png cannot be read"):
         read_panoptic_png(tmp_path / "cut.png")
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "f"
-    file.write_text("old")
-
-    def fail(f):
-        f.write(b"half")
-        raise RuntimeError("disk full")
-
-    with pytest.raises(RuntimeError):
-        write_atomically(file, fail)
-    assert file.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [file]
 
 
 @given(few_labels)

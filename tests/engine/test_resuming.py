@@ -34,7 +34,10 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
 
     assert command.train_until(saved, "SIGKILL", tmp_path, *options) == -9
     assert not (tmp_path / "model_final.pth").exists()
+    unfinished = tmp_path / ".model_0000005.pth.1.tmp"
+    unfinished.write_bytes(b"half a checkpoint")
     command.train(tmp_path, *options, flags=["--resume"])
+    assert not unfinished.exists()
     _assert_same_bits(_final(tmp_path), uninterrupted)
 
 

@@ -10,8 +10,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..data.id_map import write_atomically
 from ..errors import CheckpointError
+from ..files import write_atomically
 from .formats import check_intact, read_weights
 from .imagenet import is_torchvision_resnet, rename_torchvision_resnet
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.classes import PanopticClasses
-from ..data.id_map import write_atomically
 from ..errors import ConfigError
+from ..files import write_atomically
 from .classes_json import classes_from_json, classes_to_json
 from .published import read_model_info
 

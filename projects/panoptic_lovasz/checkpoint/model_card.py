@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from tabulate import tabulate
 
-from ..data.id_map import write_atomically
+from ..files import write_atomically
 from .publish import PublishedFiles
 from .published import ModelInfo, sha256_of
 

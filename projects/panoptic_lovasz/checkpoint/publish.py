@@ -20,9 +20,9 @@ from detectron2.config import CfgNode
 
 from ..config import load_config
 from ..data.classes import PanopticClasses
-from ..data.id_map import write_atomically
 from ..data.register import get_panoptic_classes
 from ..errors import CheckpointError, ConfigError, DatasetError
+from ..files import write_atomically
 from .folder import find_checkpoint
 from .formats import read_weights
 from .published import ModelInfo

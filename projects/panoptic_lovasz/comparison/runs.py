@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from ..data.id_map import write_atomically
 from ..errors import ConfigError
+from ..files import write_atomically
 from .train import RESULT_FILE
 
 __all__ = ["LOSSES", "Run", "plan_runs", "read_result", "train"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.id_map import write_atomically
+from ..files import write_atomically
 from ..reporting import page, plots
 from ..reporting.records import read_results, write_csv
 from .runs import Run, read_result

@@ -19,10 +19,10 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..config import load_config
-from ..data.id_map import write_atomically
 from ..engine import Trainer
 from ..engine.writers import peak_memory_mib
 from ..errors import ConfigError, DatasetError
+from ..files import write_atomically
 from ..reporting.records import read_losses
 
 __all__ = ["RESULT_FILE"]

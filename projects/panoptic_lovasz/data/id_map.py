@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..errors import DatasetError
+from ..files import write_atomically
 
 __all__ = [
     "MAX_SEGMENT_ID",
@@ -24,7 +23,6 @@ __all__ = [
     "label_runs",
     "read_panoptic_png",
     "rgb_to_id",
-    "write_atomically",
     "write_panoptic_png",
 ]
 
@@ -89,30 +87,6 @@ def write_panoptic_png(file_name: str | os.PathLike, ids: np.ndarray) -> None:
     """Write integer (H, W) segment ids as an id PNG, atomically."""
     image = Image.fromarray(id_to_rgb(ids))
     write_atomically(file_name, lambda f: image.save(f, format="PNG"))
-
-
-def write_atomically(
-    file_name: str | os.PathLike, write: Callable[[BinaryIO], object], *, durable: bool = False
-) -> None:
-    """Call ``write(file)`` on a temporary file that then takes the place of ``file_name``.
-
-    Args:
-        file_name: the file to write.
-        write: writes the content.
-        durable: wait until it is on the disk, so that it survives a loss of power, too.
-    """
-    file_name = Path(file_name)
-    temporary = file_name.with_name(f".{file_name.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            write(f)
-            if durable:
-                f.flush()
-                os.fsync(f.fileno())
-        os.replace(temporary, file_name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Runs(NamedTuple):

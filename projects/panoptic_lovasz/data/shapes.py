@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
-from .id_map import write_atomically
+from ..files import write_atomically
 from .scene import SHAPES_CATEGORIES, draw_scene
 from .writer import PanopticSample, write_coco_panoptic
 

@@ -14,10 +14,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DatasetError
+from ..files import write_atomically
 from .classes import PanopticClasses
 from .coco_panoptic import check_segment
 from .fields import check_unique, shorten
-from .id_map import VOID, find_segments, write_atomically, write_panoptic_png
+from .id_map import VOID, find_segments, write_panoptic_png
 
 __all__ = ["PanopticSample", "write_coco_panoptic"]
 

@@ -18,8 +18,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..data.id_map import write_atomically
 from ..errors import NonFiniteLossError
+from ..files import write_atomically
 
 __all__ = ["LossWatch", "StopTogether", "interrupted_marker"]
 

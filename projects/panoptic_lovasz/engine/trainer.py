@@ -19,6 +19,7 @@ from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..evaluation import build_evaluator
+from ..files import remove_unfinished
 from .hooks import with_output_hooks
 from .resuming import SeedEachIteration
 from .stopping import LossWatch, StopTogether, interrupted_marker
@@ -103,6 +104,7 @@ class Trainer(DefaultTrainer):
         comm.synchronize()
         if comm.is_main_process():
             marker.unlink(missing_ok=True)
+            remove_unfinished(self.cfg.OUTPUT_DIR)
         if self.start_iter > 0:
             loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
             reset_data_loader(self._trainer, loader)

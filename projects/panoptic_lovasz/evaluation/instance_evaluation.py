@@ -16,7 +16,8 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
-from ..data.id_map import find_segments, read_panoptic_png, write_atomically
+from ..data.id_map import find_segments, read_panoptic_png
+from ..files import write_atomically
 from .ground_truth import PanopticGroundTruth
 
 __all__ = ["PanopticInstanceEvaluator", "derive_instances"]

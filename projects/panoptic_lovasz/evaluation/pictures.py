@@ -14,7 +14,8 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from ..data.id_map import read_panoptic_png, write_atomically
+from ..data.id_map import read_panoptic_png
+from ..files import write_atomically
 from ..visualization import draw_comparison
 from ..visualization.guard import tolerate_errors
 from .ground_truth import PanopticGroundTruth

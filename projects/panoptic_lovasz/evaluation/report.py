@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..data.id_map import write_atomically
+from ..files import write_atomically
 from .panoptic_quality import SIZES, PanopticQuality
 
 __all__ = ["format_report", "panoptic_metrics", "per_class_rows", "write_report"]

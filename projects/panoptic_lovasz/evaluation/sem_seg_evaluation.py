@@ -13,8 +13,8 @@ import numpy as np
 from detectron2.evaluation import SemSegEvaluator
 
 from ..data.classes import IGNORE_LABEL
-from ..data.id_map import write_atomically
 from ..errors import DatasetError
+from ..files import write_atomically
 from .ground_truth import PanopticGroundTruth
 
 __all__ = ["PanopticSemSegEvaluator"]

@@ -15,8 +15,9 @@ from typing import Any
 from tqdm import tqdm
 
 from ..data.coco_panoptic import read_coco_panoptic_json
-from ..data.id_map import read_panoptic_png, write_atomically
+from ..data.id_map import read_panoptic_png
 from ..errors import DatasetError
+from ..files import write_atomically
 from .panoptic_quality import PanopticQuality
 
 __all__ = ["evaluate_submission", "write_submission_json"]

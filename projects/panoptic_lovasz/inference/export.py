@@ -22,8 +22,8 @@ from detectron2.export import TracingAdapter
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..data.id_map import write_atomically
 from ..errors import ConfigError
+from ..files import write_atomically
 from ..modeling.merging import CombineRules, postprocess_panoptic
 from .predictor import PanopticPredictor
 

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from ..data import PanopticClasses, PanopticSample
-from ..data.id_map import find_segments, write_atomically
+from ..data.id_map import find_segments
 from ..errors import DatasetError
+from ..files import write_atomically
 from ..visualization import draw_panoptic
 
 __all__ = ["PanopticResult", "Segment"]

@@ -14,8 +14,8 @@ from iopath.common.file_io import file_lock
 
 from ..checkpoint.publish import PublishedFiles
 from ..checkpoint.published import sha256_of
-from ..data.id_map import write_atomically
 from ..errors import CheckpointError, ConfigError
+from ..files import write_atomically
 
 __all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "fetch", "read_index"]
 

@@ -69,7 +69,7 @@ def write_page(path: Path, title: str, body: Iterable[str]) -> None:
         title: its heading.
         body: pieces of HTML.
     """
-    from ..data.id_map import write_atomically
+    from ..files import write_atomically
 
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.id_map import write_atomically
+from ..files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.id_map import write_atomically
+from ..files import write_atomically
 
 __all__ = [
     "RUN_FILE",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
-from ..id_map import VOID, read_panoptic_png, write_atomically, write_panoptic_png
+from ...files import write_atomically
+from ..id_map import VOID, read_panoptic_png, write_panoptic_png
 from .check import CheckReport
 
 __all__ = ["repair_coco_panoptic"]
