@@ -24,12 +24,12 @@ def index_map(panoptic_seg: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     Raises:
         ValueError: an id is too large, negative or listed twice.
     """
-    ids = np.asarray(ids, dtype=np.int64)
-    highest = max([int(panoptic_seg.max()), *ids.tolist()])
-    if highest > MAX_SEGMENT_ID or (ids < 0).any():
+    known = np.asarray(ids, dtype=np.int64)
+    highest = max([int(panoptic_seg.max()), *known.tolist()])
+    if highest > MAX_SEGMENT_ID or (known < 0).any():
         raise ValueError(f"segment ids must be in 0..{MAX_SEGMENT_ID}; found {highest}")
-    if len(np.unique(ids)) != len(ids):
-        raise ValueError(f"a segment id is listed twice in segments_info: {sorted(ids.tolist())}")
-    positions = np.full(highest + 2, len(ids), dtype=np.int32)  # the last is that of negative ids
-    positions[ids] = np.arange(len(ids))
+    if len(np.unique(known)) != len(known):
+        raise ValueError(f"a segment id is listed twice in segments_info: {sorted(known.tolist())}")
+    positions = np.full(highest + 2, len(known), dtype=np.int32)  # the last is that of negative ids
+    positions[known] = np.arange(len(known))
     return positions[np.maximum(panoptic_seg, -1)]

@@ -36,7 +36,7 @@ class InstanceTracker:
         self.min_iou = min_iou
         self.memory = memory
         self._tracks: list[_Track] = []
-        self._map: np.ndarray | None = None  # 1 + position in _tracks of each pixel's track, or 0
+        self._map = np.zeros((0, 0), np.int32)  # 1 + position in _tracks of a pixel's track, or 0
 
     def update(self, panoptic_seg: np.ndarray, segments_info: Sequence[dict]) -> list[dict]:
         """Take in the next frame.
@@ -48,7 +48,7 @@ class InstanceTracker:
         Returns:
             Copies of the segments, things with their ``shade`` for :func:`~.draw.draw_panoptic`.
         """
-        if self._map is None or self._map.shape != panoptic_seg.shape:
+        if self._map.shape != panoptic_seg.shape:
             self._tracks, self._map = [], np.zeros(panoptic_seg.shape, np.int32)
         things = [s for s in segments_info if s["isthing"]]
         position = index_map(panoptic_seg, [s["id"] for s in things])
@@ -80,7 +80,9 @@ class InstanceTracker:
                 matched[int(j)] = int(i)
         return matched
 
-    def _advance(self, frame, things, continued):
+    def _advance(
+        self, frame: np.ndarray, things: list[dict], continued: dict[int, int]
+    ) -> tuple[list[_Track], np.ndarray, list[int]]:
         """Tracks and their map after this frame, and the shade of each of its things."""
         kept, new_number = [], np.zeros(len(self._tracks) + 1, np.int32)
         for i, track in enumerate(self._tracks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,11 +14,11 @@ __all__ = ["in_threads", "jit"]
 
 def jit(function: Callable) -> Callable:
     """Compile without the GIL and without reordering arithmetic, cached on disk where possible."""
-    options = {"nogil": True, "error_model": "numpy"}
+    njit = functools.partial(numba.njit, nogil=True, error_model="numpy")
     try:
-        return numba.njit(cache=True, **options)(function)
+        return njit(cache=True)(function)
     except RuntimeError:  # no folder to cache in can be written: compile in every process
-        return numba.njit(**options)(function)
+        return njit()(function)
 
 
 def in_threads(function: Callable, items: Iterable) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Instances
@@ -156,7 +156,7 @@ def _summary(order, accepted, classes, scores, stuff, free) -> torch.Tensor:
 def segments_info(merged: Merged, summary: list[float]) -> list[dict]:
     """Detectron2's ``segments_info``, its fields in their order, from ``merged.summary``."""
     n, k = merged.num_instances, merged.num_labels
-    segments = []
+    segments: list[dict[str, Any]] = []
     columns = (summary[start : start + n] for start in range(0, 4 * n, n or 1))
     for index, accepted, category, score in zip(*columns, strict=True):
         if accepted:

@@ -5,6 +5,9 @@ On a GPU nothing here waits for the device.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from types import EllipsisType
+
 import torch
 
 __all__ = ["accept", "count_stuff", "fill"]
@@ -32,6 +35,8 @@ def accept(
     """
     owner = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
     accepted = torch.zeros(len(order), dtype=torch.bool, device=masks.device)
+    sorted_masks: Iterable[torch.Tensor]
+    windows: Sequence[EllipsisType | tuple[slice, slice]]
     if masks.is_cuda:  # the regions are not known here: whole images, in sorted order
         sorted_masks, windows = masks[order], [...] * len(order)
     else:

@@ -75,7 +75,7 @@ def postprocess_panoptic(
     logits = logits.detach()
     # Where autocast interpolates in another type, it casts before: so do we, once and for all.
     logits = logits.to(F.interpolate(logits[None, :, :1, :1], size=2, mode="bilinear").dtype)
-    how = (logits, scale, tuple(image_size), size)
+    how = (logits, scale, (image_size[0], image_size[1]), size)
     labels = semantic_labels(*how)
     instances, is_finite, usable = _rescale(detections, size)
     if _waiting_is_cheap(usable):

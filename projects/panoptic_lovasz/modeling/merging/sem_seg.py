@@ -58,18 +58,20 @@ def semantic_labels(
     if not _is_regular(logits, scale, image_size, size):
         return _stock(logits, scale, image_size, size).argmax(dim=0).int()
     # A class's pixels do not depend on its neighbours: a few classes at a time give the same bits.
-    best = labels = None
+    best: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
     for start in range(0, len(logits), CLASSES_PER_CHUNK):
         start = min(start, len(logits) - CLASSES_PER_CHUNK)  # always the same number of channels
         chunk = logits[start : start + CLASSES_PER_CHUNK]
         values, indices = _stock(chunk, scale, image_size, size).max(dim=0)
         indices = indices.int() + start
-        if best is None:
+        if best is None or labels is None:
             best, labels = values, indices
             continue
         better = (values > best) | (values.isnan() & ~best.isnan())  # the order of argmax
         best = torch.where(better, values, best)
         labels = torch.where(better, indices, labels)
+    assert labels is not None  # there is at least one chunk
     return labels
 
 
@@ -119,6 +121,9 @@ class SemSegLogits(torch.Tensor):
     :meth:`materialize` returns.
     """
 
+    _source: tuple  # the arguments of semantic_logits; once materialized, its result alone
+    _labels: torch.Tensor
+
     @staticmethod
     def __new__(cls, logits, scale, image_size, size, labels):
         """Arguments as in :func:`semantic_logits`; ``labels``: their argmax, (H, W) int32."""
@@ -151,16 +156,15 @@ class SemSegLogits(torch.Tensor):
         return func(*_materialized(args), **_materialized(kwargs))
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):  # calls from compiled code
+    def __torch_dispatch__(  # type: ignore[override]  # torch's stub has a plain function
+        cls, func, types, args=(), kwargs=None
+    ):  # calls from compiled code
         return func(*_materialized(args), **_materialized(kwargs or {}))
 
 
+_ATTRIBUTES = ("shape", "dtype", "device", "ndim", "is_cuda")
 _METADATA = {
-    torch.Tensor.shape.__get__,
-    torch.Tensor.dtype.__get__,
-    torch.Tensor.device.__get__,
-    torch.Tensor.ndim.__get__,
-    torch.Tensor.is_cuda.__get__,
+    *(getattr(torch.Tensor, name).__get__ for name in _ATTRIBUTES),
     torch.Tensor.numel,
     torch.Tensor.size,
     torch.Tensor.dim,

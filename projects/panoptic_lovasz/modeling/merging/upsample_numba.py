@@ -50,9 +50,9 @@ def _fma(typingctx, a, b, c):
 @jit
 def _blend(a, weight_a, b, weight_b, mode):
     if mode == FUSED_FIRST:
-        return _fma(a, weight_a, b * weight_b)
+        return _fma(a, weight_a, b * weight_b)  # type: ignore[call-arg]  # numba gives typingctx
     if mode == FUSED_SECOND:
-        return _fma(b, weight_b, a * weight_a)
+        return _fma(b, weight_b, a * weight_a)  # type: ignore[call-arg]  # numba gives typingctx
     return a * weight_a + b * weight_b
 
 
@@ -166,7 +166,9 @@ def _axis(n: int, scale: int, n_image: int, n_out: int, fused: bool) -> _Axis:
     )
 
 
-def _run(logits, scale, image_size, size, labels, out, mode, fused) -> None:
+def _run(logits, scale, image_size, size, labels, out, how: tuple[int, bool] | None) -> None:
+    assert how is not None  # this module is used only if arithmetic() is known
+    mode, fused = how
     y = _axis(logits.shape[1], scale, image_size[0], size[0], fused)
     x = _axis(logits.shape[2], scale, image_size[1], size[1], fused)
     single = tuple(image_size) == tuple(size)  # the second resize is the identity
@@ -187,7 +189,7 @@ def labels_of_resized(
 ) -> torch.Tensor:
     """``resize(...).argmax(dim=0)`` without the resized logits; int32, (H, W)."""
     labels = torch.zeros(size, dtype=torch.int32)
-    _run(logits.numpy(), scale, image_size, size, labels.numpy(), _NO_LOGITS, *arithmetic())
+    _run(logits.numpy(), scale, image_size, size, labels.numpy(), _NO_LOGITS, arithmetic())
     return labels
 
 
@@ -196,7 +198,7 @@ def resize(
 ) -> torch.Tensor:
     """Both resizes of logits (C, h, w), float32, contiguous and finite, on the CPU: (C, H, W)."""
     out = torch.empty((len(logits), *size))
-    _run(logits.numpy(), scale, image_size, size, _NO_LABELS, out.numpy(), *arithmetic())
+    _run(logits.numpy(), scale, image_size, size, _NO_LABELS, out.numpy(), arithmetic())
     return out
 
 
@@ -214,7 +216,7 @@ def arithmetic() -> tuple[int, bool] | None:
     out = torch.empty_like(expected)
     for mode in (FUSED_FIRST, UNFUSED, FUSED_SECOND):
         for fused in (mode != UNFUSED, mode == UNFUSED):
-            _run(logits.numpy(), 4, image_size, size, _NO_LABELS, out.numpy(), mode, fused)
+            _run(logits.numpy(), 4, image_size, size, _NO_LABELS, out.numpy(), (mode, fused))
             if torch.equal(out, expected):
                 return mode, fused
     return None
