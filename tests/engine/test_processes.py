@@ -1,34 +1,35 @@
 """Two machines, which are two launchers on this one, against one process."""
 
 import socket
+from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.slow
 
 
-def _on_two_machines(command, *train):
+def _on_two_machines(command, launcher, *train):
+    """What two processes print, each started by ``launcher(rank, port)`` and the arguments."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    launcher = [
-        *("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
-        *("--master-addr", "127.0.0.1", "--master-port", port),
-    ]
-    processes = [
-        command.start(*launcher, "--node-rank", rank, "train_net.py", *train) for rank in (0, 1)
-    ]
+    processes = [command.start(*launcher(rank, port), *train) for rank in (0, 1)]
     outputs = [process.communicate(timeout=300) for process in processes]
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, stderr[-3000:]
     return "".join(stdout + stderr for stdout, stderr in outputs)
 
 
-@pytest.fixture(scope="module")
-def trained(command, tmp_path_factory):
-    output = tmp_path_factory.mktemp("two_machines")
-    _on_two_machines(command, *command.train_arguments(output, "DATASETS.TEST", "()"))
-    return output
+def _torchrun(rank, port):
+    nodes = ("--nnodes", "2", "--nproc-per-node", "1", "--node-rank", rank)
+    master = ("--master-addr", "127.0.0.1", "--master-port", port)
+    return ["-m", "torch.distributed.run", *nodes, *master, "train_net.py"]
+
+
+def _detectron2(rank, port):
+    machine = ("--num-machines", "2", "--machine-rank", rank)
+    return ["train_net.py", *machine, "--dist-url", f"tcp://127.0.0.1:{port}"]
 
 
 def _results(text):
@@ -37,17 +38,36 @@ def _results(text):
     return {task: rows[i + 2] for i, task in enumerate(rows) if task.startswith("Task: ")}
 
 
-def test_two_machines_train_together(trained):
-    assert "Rank of current process: 0. World size: 2" in (trained / "log.txt").read_text()
-    assert (trained / "model_final.pth").is_file()
+@pytest.mark.parametrize("launcher", [_torchrun, _detectron2])
+def test_two_machines_train_together(command, launcher, tmp_path):
+    arguments = command.train_arguments(tmp_path, "DATASETS.TEST", "()")
+    _on_two_machines(command, launcher, *arguments)
+    assert "Rank of current process: 0. World size: 2" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "model_final.pth").is_file()
 
 
-def test_two_machines_evaluate_to_the_result_of_one(command, trained, tmp_path):
-    options = ("MODEL.WEIGHTS", trained / "model_final.pth")
+def test_two_machines_evaluate_to_the_result_of_one(command, tmp_path):
+    command.train(tmp_path, "DATASETS.TEST", "()")
+    options = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
     flags = ["--eval-only"]
     arguments = command.train_arguments(tmp_path / "two", *options, flags=flags)
-    two = _results(_on_two_machines(command, *arguments))
+    two = _results(_on_two_machines(command, _torchrun, *arguments))
     outcome = command.train(tmp_path / "one", *options, flags=flags)
     one = _results(outcome.stdout + outcome.stderr)
     assert {"Task: panoptic_seg", "Task: bbox", "Task: segm"} <= one.keys()
     assert two == one
+
+
+def test_a_process_whose_images_have_no_label_neither_hangs_nor_spoils_the_training(
+    command, tmp_path
+):
+    program = Path(__file__).with_name("other_on_one_rank.py")
+
+    def launcher(rank, port):
+        return [program if part == "train_net.py" else part for part in _torchrun(rank, port)]
+
+    options = ("DATASETS.TEST", "()", "MODEL.SEM_SEG_HEAD.LOSS.GLOBAL_BATCH", "True")
+    arguments = command.train_arguments(tmp_path, *options)
+    _on_two_machines(command, lambda *at: [*launcher(*at), "no labels"], *arguments)
+    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    assert all(torch.isfinite(value).all() for value in weights.values())

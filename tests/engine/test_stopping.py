@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-PROGRAM = Path(__file__).with_name("nan_on_one_rank.py")
+PROGRAM = Path(__file__).with_name("other_on_one_rank.py")
 RUN = ("DATASETS.TEST", "()")
 
 
@@ -31,7 +31,10 @@ def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_bat
 
 @pytest.mark.parametrize(
     ("how", "what"),
-    [("loss", "rank 1: loss_mask is nan"), ("features", "rank 1: the network's output is NaN")],
+    [
+        ("loss is NaN", "rank 1: loss_mask is nan"),
+        ("features are NaN", "rank 1: the network's output is NaN"),
+    ],
 )
 def test_what_one_process_finds_stops_all(command, tmp_path, how, what):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -41,6 +44,6 @@ def test_what_one_process_finds_stops_all(command, tmp_path, how, what):
     assert outcome.returncode == 1
     errors = _errors(outcome)
     assert any(what in error for error in errors)
-    if how == "loss":
+    if how == "loss is NaN":
         assert all(what in error and "rank 0" not in error for error in errors)
     assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "non_finite").exists()

@@ -72,7 +72,30 @@ def step(model, function, features, target):
     model.zero_grad()
     loss = function(model(features), target)
     loss.backward()
-    return loss.detach(), [p.grad.clone() for p in model.parameters()]
+    return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+class WithUnused(torch.nn.Module):
+    """The model, and a layer that takes no part."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = make_model()
+        self.unused = torch.nn.Conv2d(3, 6, 1)
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def accumulate(model, function, batches):
+    """Gradients summed over batches, of which the last one synchronizes the processes."""
+    model.zero_grad()
+    *others, last = batches
+    with model.no_sync():
+        for features, target in others:
+            function(model(features), target).backward()
+    function(model(last[0]), last[1]).backward()
+    return [p.grad.clone() for p in model.parameters()]
 
 
 def run(rank: int, split: list[list[int]], folder: Path) -> None:
@@ -85,6 +108,12 @@ def run(rank: int, split: list[list[int]], folder: Path) -> None:
         name: step(model, function, features[split[rank]], target[split[rank]])
         for name, function in cases(dist.group.WORLD).items()
     }
+    own = features[split[rank]], target[split[rank]]
+    function = cases(dist.group.WORLD)["batch"]
+    partly_used = DistributedDataParallel(WithUnused(), find_unused_parameters=True)
+    results["unused parameters"] = step(partly_used, function, *own)
+    again = own[0].flip(3), own[1].flip(2)
+    results["accumulated"] = accumulate(model, function, [own, again])
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

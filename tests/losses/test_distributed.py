@@ -44,6 +44,27 @@ def test_a_global_batch_has_the_loss_and_the_gradients_of_one_process(results, s
     assert sum(g.norm() for g in expected_gradients) > 1e-3
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_parameters_that_take_no_part_change_nothing(results, split):
+    for result in results[split]:
+        loss, gradients = result["unused parameters"]
+        expected, expected_gradients = result["batch"]
+        assert loss == expected
+        for found, gradient in zip(gradients, expected_gradients, strict=True):
+            assert torch.allclose(found, gradient, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_gradients_accumulated_over_batches_are_the_sum_of_theirs(results, split):
+    features, target = worker.make_batch()
+    function = worker.cases(None)["batch"]
+    _, first = worker.step(worker.make_model(), function, features, target)
+    _, second = worker.step(worker.make_model(), function, features.flip(3), target.flip(2))
+    for result in results[split]:
+        for found, a, b in zip(result["accumulated"], first, second, strict=True):
+            assert torch.allclose(found, a + b, rtol=0, atol=2e-6)
+
+
 def test_each_process_alone_would_have_other_gradients():
     """The test above can tell: the mean of the processes' own gradients is something else."""
     features, target = worker.make_batch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,9 +21,19 @@ def launch(main_func: Callable, args: argparse.Namespace) -> None:
     """Run ``main_func(args)`` in every process.
 
     Under torchrun this process is one of the workers and joins their group (NCCL on GPUs, gloo
-    on the CPU); otherwise Detectron2's ``launch`` starts ``args.num_gpus`` workers a machine.
+    on the CPU). On several machines without GPUs (``args.num_gpus`` 0) it is the only one of its
+    machine. Otherwise Detectron2's ``launch`` starts ``args.num_gpus`` workers a machine.
     """
-    if not dist.is_torchelastic_launched():
+    if dist.is_torchelastic_launched():
+        use_gpu = args.num_gpus > 0 and torch.cuda.is_available()
+        if use_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        processes = int(os.environ["LOCAL_WORLD_SIZE"])
+        _join(main_func, args, processes, backend="nccl" if use_gpu else "gloo")
+    elif args.num_machines > 1 and args.num_gpus == 0:  # Detectron2 would leave each to itself
+        meet = {"world_size": args.num_machines, "rank": args.machine_rank}
+        _join(main_func, args, 1, backend="gloo", init_method=args.dist_url, **meet)
+    else:
         launch_detectron2(
             main_func,
             args.num_gpus,
@@ -31,12 +42,12 @@ def launch(main_func: Callable, args: argparse.Namespace) -> None:
             dist_url=args.dist_url,
             args=(args,),
         )
-        return
-    use_gpu = args.num_gpus > 0 and torch.cuda.is_available()
-    if use_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if use_gpu else "gloo")
-    create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def _join(main_func: Callable, args: argparse.Namespace, processes: int, **group: Any) -> None:
+    """Run ``main_func(args)`` in a group of processes, so many of them on this machine."""
+    dist.init_process_group(**group)
+    create_local_process_group(processes)
     comm.synchronize()
     try:
         main_func(args)

@@ -1,4 +1,4 @@
-"""train_net.py with a network that goes wrong in the last process; the first argument says how."""
+"""train_net.py whose last process is unlike the others; the first argument says how."""
 
 import runpy
 import sys
@@ -19,16 +19,24 @@ def spoil_features(module, inputs, features):
     return {k: v * torch.nan for k, v in features.items()}
 
 
-def build_spoilt_model(cfg):
+def remove_labels(module, inputs):
+    for item in inputs[0]:
+        item["sem_seg"].fill_(255)
+        item["instances"] = item["instances"][:0]
+
+
+def build_other_model(cfg):
     model = build_model(cfg)
     if comm.get_rank() == comm.get_world_size() - 1:
-        if how == "loss":
+        if how == "loss is NaN":
             model.register_forward_hook(spoil_loss)
-        else:
+        elif how == "features are NaN":
             model.backbone.register_forward_hook(spoil_features)
+        elif how == "no labels":
+            model.register_forward_pre_hook(remove_labels)
     return model
 
 
 how = sys.argv.pop(1)
-Trainer.build_model = staticmethod(build_spoilt_model)
+Trainer.build_model = staticmethod(build_other_model)
 runpy.run_path("train_net.py", run_name="__main__")
