@@ -269,3 +269,17 @@ def test_a_global_batch_of_a_single_process_is_its_own_batch():
     for fused_ in (True, False):
         alone = build_sem_seg_loss(config(GLOBAL_BATCH=True, FUSED=fused_))(logits, target)
         assert alone == build_sem_seg_loss(config(FUSED=fused_))(logits, target)
+
+
+@pytest.mark.parametrize("fused_", [True, False])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0]])
+def test_a_global_batch_of_two_processes_with_the_same_images_has_the_losses_of_one(
+    fused_, weights, two_processes
+):
+    logits, target = make()
+    loss = CrossEntropyLovaszLoss(fused=fused_, class_weights=weights)
+    together = CrossEntropyLovaszLoss(fused=fused_, class_weights=weights, global_batch=True)
+    expected, found = loss(logits, target), together(logits, target)
+    for key in expected:
+        assert found[key].item() == pytest.approx(expected[key].item())
+    assert torch.allclose(gradient(found, logits), gradient(expected, logits), atol=1e-7)

@@ -124,6 +124,21 @@ def test_both_terms_together_are_the_sum_of_cross_entropy_and_lovasz_softmax():
     assert lovasz.item() == pytest.approx(lovasz_softmax(upsampled, target).item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("lovasz_weight", [0.0, 3.0])
+def test_two_processes_with_the_same_images_have_the_losses_and_gradients_of_one(
+    per_image, lovasz_weight, two_processes
+):
+    logits, target = make()
+    target[0][target[0] == 2] = 255  # classes differ between the images
+    options = {"per_image": per_image, "ce_weight": 0.5, "lovasz_weight": lovasz_weight}
+    expected = torch_loss(logits, target, **options)
+    found = torch_loss(logits, target, process_group=two_processes, **options)
+    for term, expected_term in zip(found, expected, strict=True):
+        assert term.item() == pytest.approx(expected_term.item())
+        assert relative(gradient(term, logits), gradient(expected_term, logits)) < 1e-6
+
+
 def test_with_a_lovasz_weight_of_0_only_the_cross_entropy_is_computed(monkeypatch):
     monkeypatch.setattr(fused_torch, "_bins", lambda *_: pytest.fail("counted for nothing"))
     logits, target = make()
