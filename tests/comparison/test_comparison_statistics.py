@@ -36,6 +36,6 @@ def test_a_difference_within_the_spread_is_called_no_clear_one():
 def test_one_seed_has_no_spread_and_pairs_without_a_value_are_left_out():
     assert paired_difference([2.0], [1.0]).verdict == "one seed: no spread"
     d = paired_difference([2.0, math.nan, 3.0], [1.0, 1.0, 2.0])
-    assert (d.mean, d.count) == (1.0, 2)
+    assert (d.mean, d.num_pairs) == (1.0, 2)
     assert paired_difference([math.nan], [1.0]).verdict == "not measured"
     assert math.isnan(summarize([]).mean)

@@ -18,7 +18,7 @@ class Summary(NamedTuple):
 
     mean: float
     std: float
-    count: int
+    num_values: int
 
 
 class Difference(NamedTuple):
@@ -27,7 +27,7 @@ class Difference(NamedTuple):
     mean: float
     std: float
     half_width: float
-    count: int
+    num_pairs: int
     num_higher: int
 
     @property
@@ -44,10 +44,10 @@ class Difference(NamedTuple):
 
 def summarize(values: Sequence[float]) -> Summary:
     """Mean and spread of the values that are not NaN."""
-    values = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
-    mean = float(values.mean()) if len(values) else math.nan
-    std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return Summary(mean, std, len(values))
+    known = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
+    mean = float(known.mean()) if len(known) else math.nan
+    std = float(known.std(ddof=1)) if len(known) > 1 else math.nan
+    return Summary(mean, std, len(known))
 
 
 def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:

@@ -140,7 +140,7 @@ def findings(c: Comparison) -> list[str]:
         parts = []
         for name in ("mIoU", "PQ"):
             d = c.difference(loss, METRICS[name])
-            parts.append(f"{name} {_signed(d)} ({d.num_higher} of {d.count} seeds higher)")
+            parts.append(f"{name} {_signed(d)} ({d.num_higher} of {d.num_pairs} seeds higher)")
         verdicts = [
             f"{name}: {c.difference(loss, METRICS[name]).verdict}" for name in ("mIoU", "PQ")
         ]

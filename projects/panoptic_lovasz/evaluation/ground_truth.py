@@ -55,7 +55,7 @@ class PanopticGroundTruth:
             self.annotations = {d["image_id"]: self._from_dataset_dict(d) for d in dicts}
         else:
             self.annotations = self._from_json({d["image_id"] for d in dicts})
-        self._last: tuple[ImageId | None, np.ndarray | None] = (None, None)
+        self._last: tuple[ImageId, np.ndarray] | None = None
 
     @property
     def categories(self) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ class PanopticGroundTruth:
     def id_map(self, image: dict[str, Any]) -> np.ndarray:
         """Segment ids, int32 (H, W); the last map is kept, as evaluators ask for it in turn."""
         annotation = self.annotation(image)
-        if self._last[0] != image["image_id"]:
+        if self._last is None or self._last[0] != image["image_id"]:
             self._last = image["image_id"], read_panoptic_png(annotation.png)
         return self._last[1]
 

@@ -69,7 +69,8 @@ class PanopticInstanceEvaluator(COCOEvaluator):
 
 def derive_instances(gt: PanopticGroundTruth, progress: bool = True) -> dict[str, Any]:
     """The things of a panoptic ground truth as a COCO instances JSON, masks as RLE."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     hidden = None if progress else True  # None: shown if stderr is a terminal
     for image_id, annotation in tqdm(gt.annotations.items(), "instances", disable=hidden):
         id_map = read_panoptic_png(annotation.png)

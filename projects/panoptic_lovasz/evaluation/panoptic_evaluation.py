@@ -62,12 +62,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             DatasetError: the data set has no panoptic ground truth.
             ValueError: save_predictions without output_dir.
         """
-        if save_predictions and output_dir is None:
-            raise ValueError("save_predictions needs an output_dir")
-        self._gt = ground_truth or PanopticGroundTruth(dataset_name)
         self._output_dir = None if output_dir is None else Path(output_dir)
+        self._predictions: Path | None = None  # folder of the PNGs if they are to be saved
+        if save_predictions:
+            if self._output_dir is None:
+                raise ValueError("save_predictions needs an output_dir")
+            self._predictions = self._output_dir / "panoptic_predictions"
+        self._gt = ground_truth or PanopticGroundTruth(dataset_name)
         self._distributed = distributed
-        self._save_predictions = save_predictions
         self._pictures = pictures
         self._dataset_ids = {
             kind: dataset_id for dataset_id, kind in self._gt.classes.from_dataset_id.items()
@@ -113,8 +115,11 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 of_image.add(*pair, name=name)
                 self._quality.merge(of_image)
                 self._pictures.add(image, ids, segments, _mean_pq(of_image))
-            if self._save_predictions:
-                self._save(image["image_id"], annotation.png, ids, segments)
+            if self._predictions is not None:
+                png = self._save(self._predictions, annotation.png, ids)
+                self._saved.append(
+                    {"image_id": image["image_id"], "file_name": png, "segments_info": segments}
+                )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:
         """Results of all processes, in the main one; {} in the others.
@@ -140,19 +145,19 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         logger.info(format_report(quality))
         if self._output_dir is not None:
             write_report(quality, self._output_dir)
-        if self._save_predictions:
+        if self._predictions is not None:
             saved = [annotation for _, annotations, _ in parts for annotation in annotations]
-            write_submission_json(self._output_dir / "panoptic_predictions.json", saved)
+            write_submission_json(self._predictions.with_suffix(".json"), saved)
         if self._pictures is not None:
-            self._pictures.write(part[2] for part in parts)
+            self._pictures.write(drawn for _, _, drawn in parts if drawn is not None)
         return OrderedDict(panoptic_seg=panoptic_metrics(quality))
 
     def _prediction(
         self, panoptic_seg: tuple[torch.Tensor, list[dict] | None], name: str
-    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    ) -> tuple[np.ndarray, list[dict[str, int]]]:
         """Segment ids (H, W), 0 for void, and segments with the data set's category ids."""
-        ids, segments_info = panoptic_seg
-        ids = torch.as_tensor(ids).to(torch.int32).cpu().numpy()
+        id_map, segments_info = panoptic_seg
+        ids = torch.as_tensor(id_map).to(torch.int32).cpu().numpy()
         if segments_info is None:
             return ids + 1, self._segments_of_labels(ids, name)
         segments = [
@@ -160,7 +165,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         ]
         return ids, segments
 
-    def _segments_of_labels(self, labels: np.ndarray, name: str) -> list[dict[str, Any]]:
+    def _segments_of_labels(self, labels: np.ndarray, name: str) -> list[dict[str, int]]:
         """Segments of a map of category * label_divisor + instance; their id is the label + 1."""
         divisor = self._gt.metadata.get("label_divisor")
         if divisor is None:
@@ -194,15 +199,14 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             )
         return self._dataset_ids[isthing, class_id]
 
-    def _save(self, image_id: int | str, gt_png: str, ids: np.ndarray, segments: list) -> None:
+    def _save(self, folder: Path, gt_png: str, ids: np.ndarray) -> str:
+        """Write the PNG of a prediction, named like the ground truth's; its path in the folder."""
         png, root = Path(gt_png), self._gt.metadata.get("panoptic_root")
         png = png.relative_to(root) if root and png.is_relative_to(root) else Path(png.name)
-        target = self._output_dir / "panoptic_predictions" / png
+        target = folder / png
         target.parent.mkdir(parents=True, exist_ok=True)
         write_panoptic_png(target, ids)
-        self._saved.append(
-            {"image_id": image_id, "file_name": png.as_posix(), "segments_info": segments}
-        )
+        return png.as_posix()
 
 
 def _mean_pq(quality: PanopticQuality) -> float:

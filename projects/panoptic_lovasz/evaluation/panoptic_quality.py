@@ -54,7 +54,7 @@ class PanopticQuality:
             DatasetError: an id is declared twice.
         """
         self.boundaries = boundaries
-        self.categories = [
+        self.categories: list[dict[str, Any]] = [
             {"id": int(c["id"]), "name": str(c["name"]), "isthing": bool(c["isthing"])}
             for c in categories
         ]
@@ -109,8 +109,9 @@ class PanopticQuality:
 
         void = len(self.categories)
         rows = np.concatenate([np.where(crowd, void, gt_cats), [void, void]])
-        columns = np.append(pred_cats, void)
-        np.add.at(self.confusion, np.s_[:, rows[:, None], columns[None, :]], joint[:, :, :-1])
+        cells = np.ix_(rows, np.append(pred_cats, void))
+        for confusion, counts in zip(self.confusion, joint[:, :, :-1], strict=True):
+            np.add.at(confusion, cells, counts)
         self.num_images += 1
 
     def merge(self, other: PanopticQuality) -> None:
@@ -194,9 +195,9 @@ class PanopticQuality:
         # A prediction is forgiven if most of it lies on void and on a crowd of its own category.
         crowds = {cat: row for row, cat in enumerate(gt_cats.tolist()) if crowd[row]}
         forgiven = void.copy()
-        for column, cat in enumerate(pred_cats.tolist()):
+        for i, cat in enumerate(pred_cats.tolist()):
             if cat in crowds:
-                forgiven[column] += intersection[crowds[cat], column]
+                forgiven[i] += intersection[crowds[cat], i]
 
         gt_size, pred_size = (
             np.digitize(gt_area, _SIZE_LIMITS),

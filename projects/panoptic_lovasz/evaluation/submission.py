@@ -66,10 +66,12 @@ def evaluate_submission(
         bar = stack.enter_context(
             tqdm(total=len(pairs), desc="PQ", disable=None if progress else True)
         )
-        run = map
+        evaluate = functools.partial(_evaluate_chunk, content["categories"])
         if num_workers != 1 and len(chunks) > 1:
-            run = stack.enter_context(ProcessPoolExecutor(num_workers)).map
-        for part in run(functools.partial(_evaluate_chunk, content["categories"]), chunks):
+            parts = stack.enter_context(ProcessPoolExecutor(num_workers)).map(evaluate, chunks)
+        else:
+            parts = map(evaluate, chunks)
+        for part in parts:
             quality.merge(part)
             bar.update(part.num_images)
     return quality

@@ -37,11 +37,11 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
     """
     figure, axes = _figure(3.4)
     for n, (name, (x, y)) in enumerate(series.items()):
-        x, y = np.asarray(x, float), np.asarray(y, float)
-        step = max(1, len(x) // _MAX_POINTS)
+        xs, ys = np.asarray(x, float), np.asarray(y, float)
+        step = max(1, len(xs) // _MAX_POINTS)
         style = {"marker": "o", "markersize": 4} if markers else {}
         color = _COLORS[n % len(_COLORS)]
-        axes.plot(x[::step], y[::step], label=name, color=color, linewidth=1.6, **style)
+        axes.plot(xs[::step], ys[::step], label=name, color=color, linewidth=1.6, **style)
     if log and all(np.nanmax(np.asarray(y, float), initial=0) > 0 for _, y in series.values()):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -92,10 +92,10 @@ def difference_bars(
     """Horizontal bars of differences with their spread; green gains, red losses."""
     order = np.argsort(np.nan_to_num(np.asarray(means, float)))[::-1]
     figure, axes = _figure(1.2 + 0.27 * max(len(names), 3))
-    means, spreads = np.asarray(means, float)[order], np.asarray(spreads, float)[order]
-    colors = ["#3aa76d" if m > 0 else "#cc4b4b" for m in means]
-    error = np.nan_to_num(spreads)
-    axes.barh(range(len(order)), means, xerr=error, color=colors, ecolor=_INK, capsize=2)
+    widths = np.asarray(means, float)[order]
+    colors = ["#3aa76d" if width > 0 else "#cc4b4b" for width in widths]
+    error = np.nan_to_num(np.asarray(spreads, float))[order]
+    axes.barh(range(len(order)), widths, xerr=error, color=colors, ecolor=_INK, capsize=2)
     axes.set_yticks(range(len(order)), [names[i] for i in order])
     axes.axvline(0, color=_INK, linewidth=0.8)
     axes.invert_yaxis()
@@ -122,7 +122,7 @@ def confusion_matrix(names: Sequence[str], pixels: np.ndarray) -> Figure:
     blue = LinearSegmentedColormap.from_list("blue", [(0.24, 0.52, 0.78, a) for a in (0, 1)])
     axes.imshow(share, cmap=blue, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(rows)), [names[i] for i in rows])
+    axes.set_yticks(range(len(rows)), [names[i] for i in rows.tolist()])
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth")
     axes.set_title("Share of each class's pixels, %", loc="left", fontsize=12, color=_INK)

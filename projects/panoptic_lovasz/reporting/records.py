@@ -74,7 +74,7 @@ def read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     replaces what was written from there on.
     """
     path = folder / _METRICS
-    lines: list[dict[str, float]] = []
+    lines: list[dict[str, Any]] = []
     for text in path.read_text().splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
