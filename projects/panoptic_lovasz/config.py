@@ -86,7 +86,7 @@ def _keys_by_file(config_file: str) -> list[list[str]]:
 
 
 def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
-    keys = []
+    keys: list[str] = []
     for key, value in tree.items():
         keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
     return keys

@@ -16,6 +16,7 @@ __all__ = ["write_model_card"]
 
 _PANOPTIC = ("PQ", "SQ", "RQ")
 _KINDS = {"all": "", "things": "_th", "stuff": "_st"}
+_OTHERS = {"mIoU": "sem_seg/mIoU", "box AP": "bbox/AP", "mask AP": "segm/AP"}
 
 
 def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | None) -> None:
@@ -53,13 +54,8 @@ def _results(info: ModelInfo) -> str:
             [kind, *(info.metrics.get(f"{prefix}{m}{suffix}") for m in _PANOPTIC)]
             for kind, suffix in _KINDS.items()
         ]
-        others = {
-            "mIoU": "sem_seg/mIoU",
-            "box AP": "bbox/AP",
-            "mask AP": "segm/AP",
-        }
         head = prefix.removesuffix("panoptic_seg/")
-        others = {k: info.metrics[head + v] for k, v in others.items() if head + v in info.metrics}
+        others = {k: info.metrics[head + v] for k, v in _OTHERS.items() if head + v in info.metrics}
         parts += [f"### {_text(title)}"] if title else []
         parts += [_table(rows, ["", *_PANOPTIC])]
         parts += [_table([[*others.values()]], [*others])] if others else []
@@ -74,7 +70,7 @@ def _panoptic_prefixes(info: ModelInfo) -> list[str]:
 
 def _by_class(info: ModelInfo, prefix: str) -> str:
     start = f"{prefix}PQ-"
-    rows = [[_text(k[len(start) :]), v] for k, v in info.metrics.items() if k.startswith(start)]
+    rows = [(_text(k[len(start) :]), v) for k, v in info.metrics.items() if k.startswith(start)]
     rows.sort(key=lambda row: -row[1])
     return _table(rows, ["class", "PQ"]) if rows else ""
 

@@ -178,13 +178,13 @@ def _write(info: ModelInfo, weights: dict[str, torch.Tensor], folder: Path) -> P
         ".pth": pth.getvalue(),
         ".pkl": pickle.dumps({"model": arrays, "__author__": author}, protocol=4),
     }
-    files = []
+    files = {}
     for suffix, data in content.items():
-        files.append(folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}")
-        _write_bytes(files[-1], data)
+        files[suffix] = folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
+        _write_bytes(files[suffix], data)
     config = folder / f"{info.name}.yaml"
     _write_bytes(config, info.config.encode())
-    return PublishedFiles(info, *files, config)
+    return PublishedFiles(info, files[".safetensors"], files[".pth"], files[".pkl"], config)
 
 
 def _as_array(tensor: torch.Tensor) -> np.ndarray:

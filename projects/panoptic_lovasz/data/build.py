@@ -79,7 +79,7 @@ def build_panoptic_train_loader(
 class _Loader(DataLoader):
     """A loader that says in one message what went wrong in its worker processes."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch: a private class
         # started here and now, since it draws a random number
         return _with_clear_errors(super().__iter__())
 

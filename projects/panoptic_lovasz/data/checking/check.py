@@ -110,7 +110,7 @@ def check_coco_panoptic(
     for index, found in _read_all(outline, Path(images), Path(panoptic), workers, progress):
         outline.faults += [Fault(*fault) for fault in found.faults]
         statistics.add(found)
-        if found.areas is not None:
+        if found.areas:
             findings[index] = found
     _check_categories(outline, statistics)
     _check_unlisted(outline, Path(images), Path(panoptic))

@@ -26,15 +26,15 @@ class ImageFindings:
     Attributes:
         faults: (file, field, message, is_error).
         size: (width, height) of the image, None if it cannot be read.
-        areas, boxes: by segment id as in the PNG; None if it cannot be read.
+        areas, boxes: by segment id as in the PNG; empty if it cannot be read.
         segments: the JSON's segments that the PNG has.
         unknown_ids: ids in the PNG that no segment has.
     """
 
     faults: list[tuple[str, str, str, bool]] = field(default_factory=list)
     size: tuple[int, int] | None = None
-    areas: dict[int, int] | None = None
-    boxes: dict[int, list[int]] | None = None
+    areas: dict[int, int] = field(default_factory=dict)
+    boxes: dict[int, list[int]] = field(default_factory=dict)
     segments: list[dict[str, Any]] = field(default_factory=list)
     unknown_ids: list[int] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ def check_files(image: dict, annotation: dict, image_file: Path, png_file: Path)
     found = ImageFindings()
     found.size, upright = _read_image(image_file, found)
     declared = (image["width"], image["height"])
-    if found.size is not None:
+    if upright is not None:
         if upright != declared:
             found.faults.append((str(image_file), "size", _sizes(upright, declared), True))
         if upright != found.size or _has_orientation(image_file):

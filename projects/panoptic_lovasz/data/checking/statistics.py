@@ -49,8 +49,6 @@ class Statistics:
         self.num_images += 1
         if found.size is not None:
             self.sizes[found.size] += 1
-        if found.areas is None:
-            return
         self.num_pixels += sum(found.areas.values())
         self.void_pixels += found.areas.get(VOID, 0)
         shown = set()
@@ -76,7 +74,7 @@ class Statistics:
     def table(self) -> str:
         """The totals as text."""
         total = max(self.num_pixels, 1)
-        body = [
+        body: list[tuple] = [
             (
                 r.name,
                 "thing" if r.isthing else "stuff",

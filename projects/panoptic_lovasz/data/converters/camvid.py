@@ -106,7 +106,7 @@ def _samples(
 def _segments(labels: np.ndarray, min_instance_area: int) -> tuple[np.ndarray, list[dict]]:
     """Ids and segments of a label map: stuff whole, things by connected component."""
     id_map = np.zeros(labels.shape, np.int32)
-    segments = []
+    segments: list[dict[str, int]] = []
 
     def add(mask: np.ndarray, category: dict, iscrowd: int = 0) -> None:
         segments.append({"id": len(segments) + 1, "category_id": category["id"]})

@@ -123,7 +123,7 @@ def combine_labels(
     keys = labels.astype(np.int64) * (numbers.max() + 1) + numbers
     found, index = np.unique(keys, return_inverse=True)
     ids = np.zeros(len(found), np.int32)
-    segments = []
+    segments: list[dict[str, int]] = []
     for n, key in enumerate(found.tolist()):
         category, number = divmod(key, int(numbers.max()) + 1)
         if category in void_labels:
