@@ -1,0 +1,44 @@
+"""Training where little can be written, below names that are not plain, without assertions."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A function that takes from a folder the right to be written, for root, too."""
+    mounted = []
+
+    def protect(folder):
+        try:
+            subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=True)
+            mounted.append(folder)
+            subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            for path in [folder, *folder.rglob("*")]:
+                path.chmod(path.stat().st_mode & ~0o222)
+        if os.access(folder, os.W_OK):
+            pytest.skip("needs a user other than root, or the right to mount")
+
+    yield protect
+    for folder in mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_it_trains_from_read_only_data_without_a_home_and_without_assertions(
+    command, tmp_path, read_only, monkeypatch
+):
+    data, home = tmp_path / "Größere Daten", tmp_path / "home"
+    shutil.copytree(command.datasets, data)
+    home.mkdir()
+    read_only(data)
+    read_only(home)
+    monkeypatch.setenv("HOME", str(home))
+    output = tmp_path / "Läufe" / "erster Lauf"
+    here = type(command)(data)
+    here.train(output, launcher=["-O"])
+    assert (output / "model_final.pth").is_file() and (output / "report.html").is_file()
+    assert here.run("-O", "train_net.py", "--config-file", "none.yaml").returncode == 1
