@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.export import TracingAdapter
+from detectron2.modeling import PanopticFPN
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_atomically
@@ -177,19 +178,21 @@ def merge_outputs(
     return result["panoptic_seg"]
 
 
-def _network(model: nn.Module, inputs: dict) -> tuple[Instances, Tensor]:
+def _network(model: PanopticFPN, inputs: dict) -> tuple[Instances, Tensor]:
     images, features = _backbone(model, inputs)
     logits = model.sem_seg_head.layers(features)
     proposals = model.proposal_generator(images, features, None)[0]
     return model.roi_heads(images, features, proposals, None)[0][0], logits
 
 
-def _backbone(model: nn.Module, inputs: dict):
+def _backbone(model: PanopticFPN, inputs: dict):
     images = model.preprocess_image([inputs])
     return images, model.backbone(images.tensor)
 
 
-def _explain(model: nn.Module, image: Tensor, write: Callable, file: Path, error: Exception) -> str:
+def _explain(
+    model: PanopticFPN, image: Tensor, write: Callable, file: Path, error: Exception
+) -> str:
     """Say which part fails, by exporting the network up to and including each part in turn."""
 
     def semantic(model, inputs):
@@ -219,14 +222,14 @@ def _explain(model: nn.Module, image: Tensor, write: Callable, file: Path, error
     )
 
 
-def _export(model: nn.Module, image: Tensor, run: Callable, write: Callable, file: Path) -> None:
+def _export(model: PanopticFPN, image: Tensor, run: Callable, write: Callable, file: Path) -> None:
     adapter = _adapter(model, run, ({"image": image},))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every Python number in Detectron2
         write(adapter, image, file)
 
 
-def _adapter(model: nn.Module, run: Callable, inputs: tuple) -> TracingAdapter:
+def _adapter(model: PanopticFPN, run: Callable, inputs: tuple) -> TracingAdapter:
     # eval: the ONNX exporter would else leave the whole network in training mode
     return TracingAdapter(model, inputs, inference_func=run).eval()
 

@@ -89,7 +89,7 @@ def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
         DatasetError: if an input stands for no file.
     """
     found: dict[Path, None] = {}
-    for given in map(os.fspath, inputs):
+    for given in [os.fspath(path) for path in inputs]:
         if os.path.isdir(given):
             with os.scandir(given) as entries:
                 names = [e.name for e in entries if e.is_file()]

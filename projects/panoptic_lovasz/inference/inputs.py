@@ -65,7 +65,7 @@ class Inputs:
         """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg."""
         if self.truth:
             return {path: d["image_id"] for path, d in self.truth.items()}
-        ids = {f: int(f.stem) for f in self.images if f.stem.isdecimal()}
+        ids: dict[Path, int | str] = {f: int(f.stem) for f in self.images if f.stem.isdecimal()}
         return ids if len(set(ids.values())) == len(self.images) else {}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Job:
                 progress=False,
             )
 
-    def _samples(self) -> Iterator[PanopticSample]:
+    def _samples(self) -> Generator[PanopticSample, None, None]:
         """Predict everything and write the pictures on the way."""
         yield from self._image_samples()
         for source, name in self.inputs.videos.items():
@@ -93,6 +93,7 @@ class Job:
                 bar.update()
 
             for result in self.predictor.predict(images, on_error=skip):
+                assert result.source is not None  # it is one of the files
                 name = images[result.source]
                 if self.overlay:
                     result.save(self.folder / f"{name}.png")
@@ -110,7 +111,7 @@ class Job:
             self._skip(error)
             return
         tracker = InstanceTracker()
-        stop = contextlib.nullcontext()
+        stop: contextlib.AbstractContextManager = contextlib.nullcontext()
         if isinstance(source, int):
             stop = contextlib.suppress(KeyboardInterrupt)  # Ctrl-C is how a recording ends
         with (
@@ -132,7 +133,7 @@ class Job:
     def _compare(self, result: PanopticResult, **options) -> np.ndarray:
         classes = self.predictor.classes
         panels = [("prediction", result.segment_map, result.segments_info)]
-        truth = self.inputs.truth.get(result.source)
+        truth = self.inputs.truth.get(result.source) if result.source else None
         if truth is not None:
             segments = []
             for s in truth["segments_info"]:

@@ -114,9 +114,8 @@ class PanopticPredictor:
                 cannot open the door by MODEL.TRUST_WEIGHTS; ``opts`` can.
         """
         checkpoint = find_model(path, zoo=zoo)
-        weights = os.fspath(checkpoint.weights)
-        opts = ["MODEL.WEIGHTS", weights, "MODEL.TRUST_WEIGHTS", False, *opts]
-        cfg = load_config(checkpoint.config_file, opts)
+        weights = ("MODEL.WEIGHTS", os.fspath(checkpoint.weights), "MODEL.TRUST_WEIGHTS", False)
+        cfg = load_config(checkpoint.config_file, [*weights, *opts])
         return cls(cfg, **{"classes": checkpoint.classes, **options})
 
     @property

@@ -134,14 +134,15 @@ class PanopticResult:
         Raises:
             DatasetError: if the result was not read from a file and no name is given.
         """
-        if file_name is None and self.source is None:
+        name = file_name or (self.source.name if self.source else None)
+        if name is None:
             raise DatasetError("the image has no file: give to_coco(file_name=...) a name for it")
         segments = [
             {"id": s.id, "category_id": s.dataset_category_id}
             | ({} if s.score is None else {"score": round(s.score, 5)})
             for s in self.segments
         ]
-        return PanopticSample(file_name or self.source.name, self.segment_map, segments, image_id)
+        return PanopticSample(name, self.segment_map, segments, image_id)
 
 
 def save_picture(path: str | os.PathLike, picture: np.ndarray) -> None:

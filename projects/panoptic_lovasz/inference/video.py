@@ -37,8 +37,8 @@ class VideoReader:
         if not isinstance(source, int) and not os.path.isfile(source):
             raise DatasetError(f"{self.name}: there is no such file")
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else self.name)
-        opened, self._first = self._capture.read() if self._capture.isOpened() else (False, None)
-        if not opened:
+        self._first = self._capture.read()[1] if self._capture.isOpened() else None
+        if self._first is None:
             self._capture.release()
             raise DatasetError(f"{self.name}: no picture can be read from it")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -73,7 +73,7 @@ class VideoWriter:
         height, width = (n // 2 * 2 for n in picture.shape[:2])  # the codec wants even sides
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            codec = cv2.VideoWriter_fourcc(*"mp4v")
+            codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._partial), codec, self._fps, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: OpenCV cannot write this video")

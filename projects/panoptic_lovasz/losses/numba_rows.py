@@ -8,6 +8,7 @@ every inner loop, the interpolation too, runs over neighbours in memory and beco
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -28,11 +29,12 @@ _PIXEL = 1 << RESIDUAL_TOTAL_BITS
 
 
 def _jit(function: Callable) -> Callable:
-    options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+    fastmath = {"contract", "nsz"}
+    njit = functools.partial(numba.njit, nogil=True, fastmath=fastmath, error_model="numpy")
     try:
-        return numba.njit(cache=True, **options)(function)
+        return njit(cache=True)(function)
     except RuntimeError:  # no folder to cache in is writable: compile anew in every process
-        return numba.njit(**options)(function)
+        return njit()(function)
 
 
 # Comparisons are written so that NaN passes _exp and stops at _quantise, which gives indices.
