@@ -70,6 +70,11 @@ def test_counters_give_back_the_number_of_pixels_and_the_sum_of_their_errors():
     assert sums[1, 3].item() == 2
 
 
+def test_the_sum_of_the_errors_is_exact_in_steps_of_a_256th_of_a_bin():
+    _, sums = unpack(count([1 / 1024, 514 / 1024, 0.0], [True, True, False], 4))
+    assert sums.tolist() == [[0, 0, 0, 0], [1 / 1024, 0, 514 / 1024, 0]]
+
+
 @pytest.mark.parametrize("error", [0.0, 0.7, 1.0])
 def test_counters_hold_as_many_pixels_as_they_promise(error):
     bins, value = bin_errors(torch.tensor([error]), 1024)
