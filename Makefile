@@ -4,7 +4,7 @@ export VENV
 PY = "$(VENV)/bin/python"
 ARGS ?=
 
-.PHONY: help setup demo test lint types bench soak lock clean
+.PHONY: help setup demo test lint types bench soak mutation lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -35,6 +35,10 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 
 soak: setup  ## Try what must not break: kills, damaged data, payloads, processes, precision
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.soak $(ARGS)
+
+mutation: setup  ## Find changes of losses and merging that no test notices; takes hours
+	$(PY) -m pip install --quiet --constraint requirements-bench.txt mutmut
+	$(PY) tools/mutation.py $(ARGS)
 
 lock:  ## Pin tools/requirements/*.in in requirements*.txt (developers; needs uv)
 	bash tools/lock.sh
