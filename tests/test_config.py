@@ -165,10 +165,12 @@ def test_a_missing_file_is_an_error_that_names_it(tmp_path):
 
 
 def test_options_that_do_not_fit_are_an_error(write):
-    with pytest.raises(ConfigError, match="options SEED"):
+    with pytest.raises(ConfigError, match="options SEED: SEED has no value"):
         load_config(write({}), ["SEED"])
     with pytest.raises(ConfigError, match=r"options .*SEED"):
         load_config(write({}), ["SEED", "abc"])
+    with pytest.raises(ConfigError, match=r"options SEED\.X"):
+        load_config(write({}), ["SEED.X", "1"])
 
 
 def test_every_key_of_the_project_has_a_default():

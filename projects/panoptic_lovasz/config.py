@@ -56,10 +56,7 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
         raise
     except Exception as error:  # YAML and yacs raise errors of many types
         raise ConfigError(f"config {config_file}: {_message(error, cfg)}") from error
-    try:
-        cfg.merge_from_list(opts)
-    except Exception as error:
-        raise ConfigError(f"options {' '.join(map(str, opts))}: {_message(error, cfg)}") from error
+    set_options(cfg, opts, f"options {' '.join(map(str, opts))}")
     register_from_config(cfg)
     given: set[str] = set()
     for keys in (*levels, opts[::2]):
@@ -68,6 +65,21 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
         given.update(keys)
     set_class_counts(cfg, given)
     return cfg
+
+
+def set_options(cfg: CN, opts: Sequence[Any], where: str) -> None:
+    """Set KEY, VALUE, KEY, VALUE ... in a config (in place).
+
+    Raises:
+        ConfigError: for an unknown key, a value of a wrong type, or a key without a value; starts
+            with ``where``.
+    """
+    try:
+        if len(opts) % 2:  # yacs only asserts it: under python -O the key would be ignored
+            raise ValueError(f"{opts[-1]} has no value")
+        cfg.merge_from_list(list(opts))
+    except Exception as error:  # yacs raises errors of many types
+        raise ConfigError(f"{where}: {_message(error, cfg)}") from error
 
 
 def _keys_by_file(config_file: str) -> list[list[str]]:

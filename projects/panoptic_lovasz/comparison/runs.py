@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
+from ..config import set_options
 from ..errors import ConfigError
 from ..files import write_atomically
 from .train import RESULT_FILE
@@ -87,10 +88,8 @@ def plan_runs(
                 "SEED": seed,
                 "OUTPUT_DIR": str(folder),
             }
-            try:
-                own.merge_from_list([x for pair in values.items() for x in pair])
-            except (KeyError, ValueError, AssertionError) as error:
-                raise ConfigError(f"loss '{name}': {error}") from error
+            where = f"loss '{name}' ({', '.join(changes)})"
+            set_options(own, [x for pair in values.items() for x in pair], where)
             runs.append(Run(name, seed, folder, own))
     return runs
 
