@@ -47,6 +47,7 @@ from tiny_set import TinySet  # noqa: E402
 
 HANG = 60  # seconds after which a data set counts as one that hangs
 GRADIENT_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+NO_GRADIENT = torch.finfo(torch.float32).eps  # of saturated logits: less than the value's rounding
 LOSS_SCALE = 2.0**16  # as of a GradScaler: without it gradients of float16 underflow
 
 
@@ -190,7 +191,7 @@ def precision(args: argparse.Namespace, folder: Path) -> list[dict]:
             expected = loss.definition(logits.double(), target)
             _, expected_gradient = _value_and_gradient(loss.function, logits.double(), target)
             error = ((value - expected).abs() / expected.clamp(min=1)).item()
-            scale = expected_gradient.norm().clamp(min=1e-12)
+            scale = expected_gradient.norm().clamp(min=NO_GRADIENT)
             gradient_error = ((gradient - expected_gradient).norm() / scale).item()
             kind = "exact" if name == "exact" else "binned"
             worst[kind] = max(worst[kind], error)

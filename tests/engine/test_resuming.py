@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def _assert_same_bits(a, b):
 def uninterrupted(command, tmp_path_factory):
     output = tmp_path_factory.mktemp("uninterrupted")
     command.train(output, *RUN)
-    return _final(output)
+    return output
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -38,7 +40,18 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     unfinished.write_bytes(b"half a checkpoint")
     command.train(tmp_path, *options, flags=["--resume"])
     assert not unfinished.exists()
-    _assert_same_bits(_final(tmp_path), uninterrupted)
+    _assert_same_bits(_final(tmp_path), _final(uninterrupted))
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_finished(
+    command, uninterrupted, tmp_path
+):
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000007.pth")
+    command.train(tmp_path, *RUN, flags=["--resume"])
+    assert _final(tmp_path)["iteration"] == 7
+    _assert_same_bits(_final(tmp_path), _final(uninterrupted))
 
 
 def test_sigterm_saves_the_iteration_and_the_next_start_resumes_untold(
@@ -52,4 +65,4 @@ def test_sigterm_saves_the_iteration_and_the_next_start_resumes_untold(
     assert not (tmp_path / "model_final.pth").exists()
     command.train(tmp_path, *RUN)
     assert not interrupted_marker(tmp_path).exists()
-    _assert_same_bits(_final(tmp_path), uninterrupted)
+    _assert_same_bits(_final(tmp_path), _final(uninterrupted))

@@ -105,6 +105,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             marker.unlink(missing_ok=True)
             remove_unfinished(self.cfg.OUTPUT_DIR)
+        if self.start_iter == self.max_iter:  # killed after its last checkpoint, before this one
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
         if self.start_iter > 0:
             loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
             reset_data_loader(self._trainer, loader)
