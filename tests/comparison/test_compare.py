@@ -114,12 +114,12 @@ def _comparison(tmp_path, first, second, weights="a"):
 def test_a_negative_result_is_printed_as_such(tmp_path):
     comparison = _comparison(tmp_path, [50.0, 52.0, 51.0], [48.0, 49.9, 49.1])
     markdown = write_comparison(comparison, tmp_path, "the command", "SEED: 1")
-    assert "ce+lovasz against ce: mIoU -2.0 ± 0.1 (0 of 3 seeds higher)" in markdown
-    assert "PQ: lower" in markdown
-    assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | -2.0 ± 0.1 |" in markdown
+    assert "ce+lovasz against ce: mIoU −2.0 ± 0.1 (0 of 3 seeds higher)" in markdown
+    assert "PQ −2.0 ± 0.1 (0 of 3 seeds higher): lower" in markdown
+    assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | −2.0 ± 0.1 |" in markdown
     assert "the command" in markdown
     page = (tmp_path / "compare.html").read_text()
-    assert "PQ: lower" in page and "class=bad>-2.0" in page
+    assert "higher): lower." in page and "class=bad>−2.0" in page
     with open(tmp_path / "comparison.csv") as f:
         row = next(r for r in csv.DictReader(f) if (r["metric"], r["loss"]) == ("PQ", "ce+lovasz"))
     assert float(row["difference"]) == pytest.approx(-2) and row["verdict"] == "lower"

@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """ "higher", "lower", or "no clear difference" if the 95 % interval has 0."""
+        """Whether the 95 % interval is above 0 ("higher"), below ("lower"), or has it."""
         if math.isnan(self.mean):
             return "not measured"
         if math.isnan(self.half_width):

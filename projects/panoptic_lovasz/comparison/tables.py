@@ -27,6 +27,7 @@ METRICS = {
     "SQ": "panoptic_seg/SQ",
     "RQ": "panoptic_seg/RQ",
 }
+_HEADLINES = ("mIoU", "mIoU, semantic head", "PQ")
 _COSTS = {"s per iteration": "seconds_per_iteration", "peak memory, MiB": "peak_memory_mib"}
 _CLASSES = {"PQ by class": "panoptic_seg/PQ-", "IoU by class, semantic head": "sem_seg/IoU-"}
 _NOTE = (
@@ -137,14 +138,12 @@ def findings(c: Comparison) -> list[str]:
     base = c.losses[0]
     sentences = []
     for loss in c.losses[1:]:
-        parts = []
-        for name in ("mIoU", "PQ"):
-            d = c.difference(loss, METRICS[name])
-            parts.append(f"{name} {_signed(d)} ({d.num_higher} of {d.num_pairs} seeds higher)")
-        verdicts = [
-            f"{name}: {c.difference(loss, METRICS[name]).verdict}" for name in ("mIoU", "PQ")
+        differences = {name: c.difference(loss, METRICS[name]) for name in _HEADLINES}
+        parts = [
+            f"{name} {_signed(d)} ({d.num_higher} of {d.num_pairs} seeds higher): {d.verdict}"
+            for name, d in differences.items()
         ]
-        sentences.append(f"{loss} against {base}: {'; '.join(parts)}. {', '.join(verdicts)}.")
+        sentences.append(f"{loss} against {base}: {'; '.join(parts)}.")
     return sentences
 
 
@@ -201,8 +200,8 @@ def _plus_minus(mean: float, std: float, digits: int = 1) -> str:
 
 
 def _signed(d: Difference, digits: int = 1) -> str:
-    sign = "+" if d.mean >= 0 else ""
-    return sign + _plus_minus(d.mean, d.std, digits)
+    sign = "+" if d.mean >= 0 else "−" if d.mean < 0 else ""
+    return sign + _plus_minus(abs(d.mean), d.std, digits)
 
 
 def _colored(d: Difference, digits: int = 1, cost: bool = False) -> tuple[str, str]:

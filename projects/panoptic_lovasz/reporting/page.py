@@ -41,7 +41,7 @@ p { margin: .5rem 0; max-width: 75ch; } .soft { color: var(--soft); }
 .tiles div { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
 .tiles b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--soft); font-size: .85rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr));
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr));
   gap: 1rem; align-items: start; }
 .figures svg { width: 100%; height: auto; background: var(--card); border-radius: .5rem;
   padding: .5rem; }
