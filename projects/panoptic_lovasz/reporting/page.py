@@ -120,10 +120,10 @@ def figures(svgs: Sequence[str]) -> str:
 def picture(file: Path, caption: str, max_width: int = 1400) -> str:
     """An image file, embedded as JPEG."""
     with Image.open(file) as image:
-        image = image.convert("RGB")
-        image.thumbnail((max_width, max_width))
-        data = io.BytesIO()
-        image.save(data, "JPEG", quality=82)
+        rgb = image.convert("RGB")
+    rgb.thumbnail((max_width, max_width))
+    data = io.BytesIO()
+    rgb.save(data, "JPEG", quality=82)
     encoded = base64.b64encode(data.getvalue()).decode()
     source = f"data:image/jpeg;base64,{encoded}"
     return (
