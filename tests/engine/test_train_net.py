@@ -134,3 +134,11 @@ def test_data_that_is_not_there_is_named_with_where_it_was_looked_for(command, t
     assert outcome.returncode != 0
     assert "annotations/train.json does not exist" in outcome.stderr
     assert "DETECTRON2_DATASETS" in outcome.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_mixed_precision_without_cuda_is_one_error_that_names_the_key(command, tmp_path):
+    arguments = command.train_arguments(tmp_path, "SOLVER.AMP.ENABLED", "True")
+    outcome = command.run("train_net.py", *arguments)
+    assert outcome.returncode == 1
+    assert outcome.stderr.splitlines()[-1].startswith("error: SOLVER.AMP.ENABLED: found True")

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
@@ -18,6 +19,7 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
+from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
 from .hooks import with_output_hooks
@@ -34,6 +36,14 @@ class Trainer(DefaultTrainer):
     """``DefaultTrainer`` that reads panoptic ground truth and evaluates by the metadata's type."""
 
     def __init__(self, cfg: CfgNode):
+        """
+        Raises:
+            ConfigError: if ``cfg`` asks for mixed precision without CUDA.
+        """
+        if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+            raise ConfigError(
+                "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
+            )
         with ddp_on_any_device(cfg.MODEL.DEVICE):
             super().__init__(cfg)
 
