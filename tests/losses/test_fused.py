@@ -305,6 +305,22 @@ def test_auto_falls_back_to_plain_pytorch_where_the_compiled_package_is_absent(m
         choose("numba", "cpu")
 
 
+def test_auto_takes_the_compiled_implementation_where_there_is_something_to_compute(monkeypatch):
+    class Taken(Exception):
+        pass
+
+    def count(*_, **__):
+        raise Taken
+
+    compiled = pytest.importorskip("panoptic_lovasz.losses.fused_numba")
+    monkeypatch.setattr(compiled, "count", count)
+    logits, target = make()
+    with pytest.raises(Taken):
+        cross_entropy_lovasz(logits, target)
+    cross_entropy_lovasz(logits[:0], target[:0])
+    torch_loss(logits, target)
+
+
 @pytest.mark.parametrize("label", [-1, 5, 254, 300])
 def test_a_label_out_of_range_is_an_error_that_names_it(label):
     logits, target = make()
@@ -320,15 +336,29 @@ def test_passes_treat_labels_out_of_range_like_ignored_ones():
     active = torch.ones(1, 5, dtype=torch.bool)
     weights = torch.rand(1, 5, 2, 64)
     results = []
-    for outside in ([255, 255], [-7, 2**31 - 1]):
+    for outside in ([255] * 4, [-7, -1, 5, 2**31 - 1]):
         bad = target.clone()
-        bad[0, 3, 4:6] = torch.tensor(outside)
+        bad[0, 3, 4:8] = torch.tensor(outside)
         counters, sums, saved = fused_torch.count(logits, bad, active, num_bins=64, **options)
         one = torch.ones(())
         grad = fused_torch.weigh(logits, bad, saved, active, weights, one, one, **options)
         results.append((counters, sums, grad))
     for ignored, outside in zip(*results, strict=True):
         assert torch.equal(ignored, outside)
+
+
+def test_ignored_pixels_add_nothing_to_the_counters():
+    logits, target = make(ignored=1.1)
+    counters, sums, _ = fused_torch.count(
+        logits,
+        target,
+        torch.ones(1, 5, dtype=torch.bool),
+        num_bins=64,
+        scale_factor=4,
+        ignore_index=255,
+        class_weights=None,
+    )
+    assert not counters.any() and not sums.any()
 
 
 @pytest.mark.parametrize(

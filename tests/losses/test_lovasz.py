@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_lovasz.losses import lovasz_hinge, lovasz_softmax
+from panoptic_lovasz.losses import fused, lovasz, lovasz_hinge, lovasz_softmax
 
 METHODS = pytest.mark.parametrize("method", ["exact", "binned"])
 # So many bins that few pixels share one: with so few pixels a shared bin shows in the gradient.
@@ -289,6 +289,49 @@ def test_an_option_that_cannot_be_is_an_error(method, options, message):
     logits, target = make()
     with pytest.raises(ValueError, match=message):
         lovasz_softmax(logits, target, method=method, **options)
+
+
+@pytest.fixture
+def _unchecked(monkeypatch):
+    """As on CUDA, where the labels reach the computation before the host has seen them."""
+    for module in (fused, lovasz):
+        monkeypatch.setattr(module, "check_labels", lambda *_: None)
+
+
+@METHODS
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("label", [-1, -300, 5, 300])
+@pytest.mark.usefixtures("_unchecked")
+def test_unchecked_labels_out_of_range_count_as_ignored(method, per_image, label):
+    logits, target = make()
+    options = {"method": method, "per_image": per_image, "classes": "all"}
+    value, gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+    target[target == 255] = label
+    same, same_gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+    assert same == value
+    assert torch.equal(same_gradient, gradient)
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+@pytest.mark.usefixtures("_unchecked")
+def test_unchecked_labels_out_of_range_count_as_ignored_in_the_hinge_loss(label):
+    logits, target = torch.randn(2, 6, 6), torch.randint(0, 2, (2, 6, 6))
+    target[0, :2] = target[1] = 255
+    value = lovasz_hinge(logits, target)
+    target[target == 255] = label
+    assert lovasz_hinge(logits, target) == value
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_classes_sorted_a_few_at_a_time_give_the_same(per_image, monkeypatch):
+    logits, target = make()
+    options = {"method": "exact", "per_image": per_image}
+    value, gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+    for elements in (1, 300):  # one row of 126 or 63 pixels at a time, and some
+        monkeypatch.setattr(lovasz, "SORTED_ELEMENTS", elements)
+        same, same_gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+        assert same == value
+        assert torch.equal(same_gradient, gradient)
 
 
 def test_shapes_types_and_methods_are_checked():
