@@ -34,9 +34,11 @@ CONFIG = r"""[mutmut]
 source_paths=src
 only_mutate=
     {modules}
+# Numba is loaded once, and no time goes into collecting garbage at the end of each run.
 pytest_add_cli_args=
-    -p
-    numba
+    -pnumba
+    -pno:unraisableexception
+    -pno:threadexception
 pytest_add_cli_args_test_selection=
     {tests}
     -k=not triton_kernel and not compiled_around and not compiled_model
