@@ -49,6 +49,8 @@ def test_runs_begin_alike_end_in_a_table_and_are_not_run_again(datasets, tmp_pat
     # the losses are those that were asked for
     log = {p.parent.parent.name: p.read_text() for p in output.glob("*/seed_1/metrics.json")}
     assert "loss_sem_seg_lovasz" in log["ce+lovasz"] and "loss_sem_seg_lovasz" not in log["ce"]
+    run = json.loads((output / "ce" / "seed_1" / "run.json").read_text())
+    assert "python -m panoptic_lovasz.comparison.train " in run["command"]
 
     times = {p: p.stat().st_mtime_ns for p in output.glob("*/seed_1/result.json")}
     (output / "ce" / "seed_1" / "result.json").unlink()  # as if it had been stopped at the end

@@ -264,4 +264,6 @@ def _command() -> str:
         python = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', 1)}"
     datasets = os.environ.get("DETECTRON2_DATASETS")
     prefix = f"DETECTRON2_DATASETS={shlex.quote(datasets)} " if datasets else ""
-    return f"{prefix}{python} {shlex.join(sys.argv)}"
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # None if it was started by path
+    program = ["-m", module.name] if module else sys.argv[:1]
+    return f"{prefix}{python} {shlex.join([*program, *sys.argv[1:]])}"
