@@ -154,6 +154,17 @@ def test_a_batch_without_labels_costs_0_and_has_zero_gradients(method, per_image
 
 
 @METHODS
+@pytest.mark.parametrize("shape", [(0, 5, 3, 3), (2, 5, 0, 3)])
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("classes", ["present", "all", [0, 1]])
+def test_an_empty_batch_costs_0(method, shape, per_image, classes):
+    logits, target = make(shape)
+    options = {"method": method, "per_image": per_image, "classes": classes}
+    value, gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+    assert value == 0 and gradient.shape == shape
+
+
+@METHODS
 def test_the_loss_per_image_is_the_mean_over_images_that_have_a_label(method):
     logits, target = make((4, 5, 6, 6))
     target[2] = 255
@@ -433,6 +444,15 @@ def test_the_hinge_loss_skips_images_without_labels_and_ignored_pixels():
     assert not gradient[target == 255].any()
     value, gradient = value_and_gradient(lovasz_hinge, logits, torch.full_like(target, 255))
     assert value == 0 and not gradient.any()
+
+
+@HINGE
+@pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 5)])
+def test_the_hinge_loss_of_an_empty_batch_is_0(per_image, shape):
+    logits = torch.zeros(shape, requires_grad=True)
+    target = torch.zeros(shape, dtype=torch.long)
+    value, gradient = value_and_gradient(lovasz_hinge, logits, target, per_image=per_image)
+    assert value == 0 and gradient.shape == shape
 
 
 def test_the_hinge_loss_of_an_image_without_foreground_is_its_largest_error():

@@ -94,7 +94,7 @@ def cross_entropy_lovasz(
     _check_shapes(logits, target, scale_factor)
     _check_options(num_bins, impl)
     num_images, num_classes = logits.shape[:2]
-    num_groups = num_images if per_image and num_images > 0 else 1
+    num_groups = num_images if per_image else 1
     if target.numel() > MAX_PIXELS * num_groups:
         raise ValueError(f"more than {MAX_PIXELS} pixels in one group; use per_image=True")
     check_labels(target, num_classes, ignore_index)

@@ -134,9 +134,9 @@ def _exact(
 ) -> Tensor:
     """Lovász-Softmax by sorting the errors of all classes that take part, at once."""
     num_images, num_classes = logits.shape[:2]
-    num_groups = num_images if per_image and num_images > 0 else 1
+    num_groups = num_images if per_image else 1
     check_labels(target, num_classes, ignore_index)
-    target = target.reshape(num_images, -1)
+    target = target.flatten(1)
     present = present_classes(target, num_classes, ignore_index, num_groups)
     class_weights = as_class_weights(class_weights, num_classes, logits.device)
     shares = class_shares(present, classes, class_weights) / present.any(1).sum().clamp(min=1)
