@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from detectron2.modeling.postprocessing import sem_seg_postprocess
@@ -58,20 +59,15 @@ def semantic_labels(
     if not _is_regular(logits, scale, image_size, size):
         return _stock(logits, scale, image_size, size).argmax(dim=0).int()
     # A class's pixels do not depend on its neighbours: a few classes at a time give the same bits.
-    best: torch.Tensor | None = None
-    labels: torch.Tensor | None = None
+    best = torch.full(size, -math.inf, dtype=logits.dtype, device=logits.device)
+    labels = torch.zeros(size, dtype=torch.int32, device=logits.device)
     for start in range(0, len(logits), CLASSES_PER_CHUNK):
         start = min(start, len(logits) - CLASSES_PER_CHUNK)  # always the same number of channels
         chunk = logits[start : start + CLASSES_PER_CHUNK]
         values, indices = _stock(chunk, scale, image_size, size).max(dim=0)
-        indices = indices.int() + start
-        if best is None or labels is None:
-            best, labels = values, indices
-            continue
         better = (values > best) | (values.isnan() & ~best.isnan())  # the order of argmax
         best = torch.where(better, values, best)
-        labels = torch.where(better, indices, labels)
-    assert labels is not None  # there is at least one chunk
+        labels = torch.where(better, indices.int() + start, labels)
     return labels
 
 
