@@ -24,6 +24,8 @@ def setup(args):
         opts += ["MODEL.DEVICE", "cpu"]
     cfg = load_config(args.config_file, opts)
     cfg.freeze()
+    if args.config_file.endswith(".safetensors"):
+        args.config_file = ""  # default_setup would log it as text
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="panoptic_lovasz")
     return cfg

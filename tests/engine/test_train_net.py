@@ -46,6 +46,16 @@ def test_a_saved_model_is_evaluated_with_the_same_result(command, trained):
     assert float(values[names.index("mIoU")]) == pytest.approx(final, abs=1e-3)
 
 
+def test_a_published_model_is_evaluated_from_its_one_file(command, trained, tmp_path):
+    publish = ["-m", "panoptic_lovasz.tools.publish", trained, "--name", "m", "--output", tmp_path]
+    assert command.run(*publish).returncode == 0
+    (file,) = tmp_path.glob("*.safetensors")
+    evaluate = ["--eval-only", "--num-gpus", "0", "OUTPUT_DIR", tmp_path / "output"]
+    outcome = command.run("train_net.py", "--config-file", file, *evaluate)
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert "Task: panoptic_seg" in outcome.stdout + outcome.stderr
+
+
 def test_a_resumed_run_goes_on_after_its_last_iteration_with_the_optimizers_state(command, trained):
     command.train(trained, "SOLVER.MAX_ITER", "5", flags=["--resume"])
     log = (trained / "log.txt").read_text()

@@ -109,6 +109,17 @@ print("equal")
     assert done.stdout.strip() == "equal", done.stderr
 
 
+def test_the_passes_are_compiled_where_their_compiler_is_installed(monkeypatch):
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    compiled = pytest.importorskip("panoptic_lovasz.modeling.merging.merge_numba")
+    assert merge._passes_for(cpu) is compiled
+    assert merge._passes_for(meta) is merge_torch
+    package = sys.modules["panoptic_lovasz.modeling.merging"]
+    monkeypatch.delattr(package, "merge_numba")
+    monkeypatch.setitem(sys.modules, compiled.__name__, None)
+    assert merge._passes_for(cpu) is merge_torch
+
+
 def test_many_instances_of_one_score_stay_in_detectron2s_order():
     masks = torch.zeros(300, 20, 20, dtype=torch.bool)
     masks.view(300, -1)[torch.arange(300), torch.arange(300)] = True

@@ -62,3 +62,25 @@ def test_masks_of_another_float_type_are_pasted_too(dtype):
     masks, boxes = torch.rand(2, 28, 28).to(dtype), torch.tensor([[3.0, 4.0, 50.0, 60.0]] * 2)
     expected = paste_masks_in_image(masks, boxes, (64, 64), threshold=0.5)
     assert torch.equal(paste_masks(masks, boxes, (64, 64)), expected)
+
+
+def test_finite_float32_masks_are_pasted_by_the_compiled_kernel(monkeypatch):
+    pytest.importorskip("panoptic_lovasz.modeling.merging.paste_numba")
+    monkeypatch.setattr(paste, "_paste_stock", None)  # cannot be called
+    masks, boxes = torch.rand(1, 28, 28), torch.tensor([[3.0, 4.0, 50.0, 60.0]])
+    assert paste_masks(masks, boxes, (64, 64)).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_masks_that_are_not_finite_are_pasted_as_by_detectron2(value):
+    masks, boxes = torch.rand(2, 28, 28), torch.tensor([[3.0, 4.0, 50.0, 60.0]] * 2)
+    masks[1, 7, 9] = value
+    expected = paste_masks_in_image(masks, boxes, (64, 64), threshold=0.5)
+    assert torch.equal(paste_masks(masks, boxes, (64, 64)), expected)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
+def test_the_threshold_is_detectron2s(threshold):
+    masks, boxes = (4 * torch.rand(3, 28, 28)).round() / 4, torch.tensor([[3.0, 4, 50, 60]] * 3)
+    expected = paste_masks_in_image(masks, boxes, (64, 64), threshold=threshold)
+    assert torch.equal(paste_masks(masks, boxes, (64, 64), threshold), expected)

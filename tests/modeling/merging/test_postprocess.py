@@ -124,9 +124,12 @@ def test_on_a_gpu_the_host_waits_once(recwarn):
     assert sum("synchronizing CUDA operation" in str(w.message) for w in recwarn.list) == 1
 
 
-def test_boxes_that_are_not_finite_are_reported():
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("waiting_is_cheap", [True, False])
+def test_boxes_that_are_not_finite_are_reported(value, waiting_is_cheap, monkeypatch):
+    monkeypatch.setattr(postprocess, "_waiting_is_cheap", lambda tensor: waiting_is_cheap)
     detections, logits = _raw((64, 64), 2, 3)
-    detections.pred_boxes.tensor[1, 2] = torch.inf
+    detections.pred_boxes.tensor[1, 2] = value
     with pytest.raises(FloatingPointError, match="infinite or NaN"):
         postprocess_panoptic(detections, logits, (64, 64), 64, 64)
 

@@ -67,6 +67,34 @@ def test_the_compiled_kernels_reproduce_this_pytorch():
     assert numba_kernels.arithmetic() is not None
 
 
+# Four classes, upsampled to 128 x 128 pixels and resized to as many: just enough for the kernels.
+_SMALLEST = (4, 32, 32), 4, (120, 128), (128, 128)
+
+
+@pytest.mark.parametrize("shape_and_sizes", [_SMALLEST, ((4, 128, 128), 1, (120, 128), (128, 128))])
+def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, monkeypatch):
+    if not sem_seg._arithmetic_is_known():
+        pytest.skip("numba is not installed, or PyTorch rounds in another way")
+    shape, *sizes = shape_and_sizes
+    resize = (torch.randn(shape), *sizes)
+    expected = _detectron2(*resize)
+    monkeypatch.setattr(sem_seg, "_stock", None)  # cannot be called
+    assert torch.equal(semantic_logits(*resize), expected)
+    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("classes", [4, 5, 11])
+def test_without_them_labels_are_found_four_classes_at_a_time(classes, monkeypatch):
+    (_, *size), *sizes = _SMALLEST
+    resize = (torch.randn(classes, *size), *sizes)
+    expected = _detectron2(*resize).argmax(dim=0)
+    stock, chunks = sem_seg._stock, []
+    monkeypatch.setattr(sem_seg, "_stock", lambda *a: chunks.append(len(a[0])) or stock(*a))
+    monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
+    assert torch.equal(semantic_labels(*resize).long(), expected)
+    assert chunks == [4] * -(-classes // 4)
+
+
 @torch.inference_mode()
 def test_lazy_logits_work_in_inference_mode(resize):
     lazy = SemSegLogits(*resize, semantic_labels(*resize))
