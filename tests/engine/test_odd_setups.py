@@ -42,3 +42,15 @@ def test_it_trains_from_read_only_data_without_a_home_and_without_assertions(
     here.train(output, launcher=["-O"])
     assert (output / "model_final.pth").is_file() and (output / "report.html").is_file()
     assert here.run("-O", "train_net.py", "--config-file", "none.yaml").returncode == 1
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_error_that_names_it(
+    command, tmp_path, read_only
+):
+    output = tmp_path / "output"
+    output.mkdir()
+    read_only(output)
+    outcome = command.run("train_net.py", *command.train_arguments(output))
+    assert outcome.returncode == 1
+    last = outcome.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and str(output) in last
