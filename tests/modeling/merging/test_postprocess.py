@@ -93,8 +93,17 @@ def test_the_result_equals_detectron2s_bit_for_bit(device):
     check()
 
 
+@pytest.fixture
+def _as_on_a_gpu(monkeypatch):
+    """The path that waits for the device once, in plain PyTorch."""
+    monkeypatch.setattr(postprocess, "_waiting_is_cheap", lambda tensor: False)
+    monkeypatch.setattr(merge, "_passes_for", lambda device: merge_torch)
+    monkeypatch.setattr(paste, "_compiled_kernel", lambda masks, boxes: None)
+
+
 @pytest.mark.parametrize("empty", [False, True])
-def test_the_path_that_waits_for_the_device_once_gives_the_same(empty, monkeypatch):
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_the_path_that_waits_for_the_device_once_gives_the_same(empty):
     detections, logits = _raw((120, 150), 8, 6)
     boxes = detections.pred_boxes.tensor
     assert not detections.pred_boxes.nonempty().all()
@@ -103,9 +112,6 @@ def test_the_path_that_waits_for_the_device_once_gives_the_same(empty, monkeypat
     rules = CombineRules(stuff_area_limit=50)
     raw = detections, logits, (120, 150), 200, 240
     expected = _detectron2(copy.deepcopy(raw[0]), *raw[1:], rules)
-    monkeypatch.setattr(postprocess, "_waiting_is_cheap", lambda tensor: False)
-    monkeypatch.setattr(merge, "_passes_for", lambda device: merge_torch)
-    monkeypatch.setattr(paste, "_compiled_kernel", lambda masks, boxes: None)
     _assert_equal(postprocess_panoptic(*raw, rules=rules), expected)
 
 
@@ -125,9 +131,7 @@ def test_on_a_gpu_the_host_waits_once(recwarn):
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
-@pytest.mark.parametrize("waiting_is_cheap", [True, False])
-def test_boxes_that_are_not_finite_are_reported(value, waiting_is_cheap, monkeypatch):
-    monkeypatch.setattr(postprocess, "_waiting_is_cheap", lambda tensor: waiting_is_cheap)
+def test_boxes_that_are_not_finite_are_reported(value):
     detections, logits = _raw((64, 64), 2, 3)
     detections.pred_boxes.tensor[1, 2] = value
     with pytest.raises(FloatingPointError, match="infinite or NaN"):
