@@ -51,6 +51,17 @@ def test_values_and_gradients_are_those_of_the_upsampled_logits(scale_factor, pe
         assert relative(gradient(term, logits), gradient(expected_term, logits)) < 1e-3
 
 
+@pytest.mark.parametrize("ignore_index", [-1, 0, 3])
+def test_the_ignored_label_may_be_negative_or_a_class(ignore_index):
+    logits, target = make()
+    target[target == 255] = ignore_index
+    found = torch_loss(logits, target, ignore_index=ignore_index, **BINS)
+    expected = oracle.cross_entropy_lovasz(logits, target, ignore_index=ignore_index)
+    for term, expected_term in zip(found, expected, strict=True):
+        assert term.item() == pytest.approx(expected_term.item(), abs=2e-6)
+        assert relative(gradient(term, logits), gradient(expected_term, logits)) < 1e-3
+
+
 @given(
     seed=st.integers(0, 2**16),
     batch=st.integers(1, 3),

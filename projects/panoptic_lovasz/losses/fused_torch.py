@@ -151,11 +151,11 @@ class _Strip(NamedTuple):
 def _strips(logits: Tensor, scale_factor: int) -> Iterator[_Strip]:
     batch, num_classes, height, width = logits.shape
     step = max(1, STRIP_ELEMENTS // (num_classes * width * scale_factor**2))
-    halo = 0 if scale_factor == 1 else 1  # interpolation reads one more row on either side
     for image in range(batch):
         for first in range(0, height, step):
             last = min(first + step, height)
-            start, stop = max(first - halo, 0), min(last + halo, height)
+            # Interpolation reads one more row on either side.
+            start, stop = max(first - 1, 0), min(last + 1, height)
             yield _Strip(
                 image,
                 slice(start, stop),
