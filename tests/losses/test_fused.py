@@ -394,6 +394,8 @@ def test_types_and_dimensions_are_checked():
     logits, target = make()
     with pytest.raises(ValueError, match="B, C, h, w"):
         cross_entropy_lovasz(logits[0], target)
+    with pytest.raises(ValueError, match="B, C, h, w"):
+        cross_entropy_lovasz(logits[:, :0], target)
     with pytest.raises(TypeError, match="floating"):
         cross_entropy_lovasz(logits.long(), target)
     with pytest.raises(TypeError, match="integer"):

@@ -57,6 +57,24 @@ def test_value_and_gradient_are_those_of_the_definition(method, per_image, class
 
 
 @METHODS
+@pytest.mark.parametrize("per_image", [False, True])
+def test_images_may_have_different_classes(method, per_image):
+    logits, target = make((3, 5, 9, 7))
+    for image, classes in enumerate(([0, 1], [2], [1, 3, 4])):
+        random = torch.tensor(classes)[torch.randint(0, len(classes), (9, 7))]
+        target[image] = torch.where(target[image] == 255, 255, random)
+    options = {"per_image": per_image}
+    value, gradient = value_and_gradient(
+        lovasz_softmax, logits, target, method=method, **BINS, **options
+    )
+    expected, expected_gradient = value_and_gradient(
+        oracle.lovasz_softmax, logits, target, **options
+    )
+    assert value == pytest.approx(expected, abs=VALUE)
+    assert relative(gradient, expected_gradient) < GRADIENT
+
+
+@METHODS
 @pytest.mark.parametrize("spatial", [(40,), (1,), (5, 8), (3, 4, 5), (2, 3, 2, 4)])
 def test_any_number_of_spatial_dimensions_will_do(method, spatial):
     logits, target = make((3, 4, *spatial), ignored=0.1)
@@ -132,6 +150,12 @@ def test_pixels_of_equal_error_share_a_gradient_that_lowers_the_loss(method):
     assert gradient.isfinite().all()
     after = oracle.lovasz_softmax(logits - 0.1 * gradient, target).item()
     assert after < value
+
+
+def test_the_default_is_binned_with_1024_bins():
+    logits, target = make()
+    expected = lovasz_softmax(logits, target, method="binned", num_bins=1024)
+    assert lovasz_softmax(logits, target) == expected
 
 
 def test_equal_logits_get_equal_gradients_from_the_binned_method():
@@ -351,6 +375,8 @@ def test_shapes_types_and_methods_are_checked():
         lovasz_softmax(logits, target[..., :-1])
     with pytest.raises(ValueError, match=r"B, C, \*spatial"):
         lovasz_softmax(logits[0, :, 0], target[0, 0])
+    with pytest.raises(ValueError, match=r"B, C, \*spatial"):
+        lovasz_softmax(logits[:, :0], target)
     with pytest.raises(TypeError, match=r"float32"):
         lovasz_softmax(logits, target.float())
     with pytest.raises(TypeError, match=r"int64"):

@@ -69,7 +69,6 @@ def lovasz_softmax(
         target.reshape(num_images, math.prod(height), width),
         scale_factor=1,
         ignore_index=ignore_index,
-        ce_weight=0.0,
         classes=classes,
         per_image=per_image,
         num_bins=num_bins,
