@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -116,6 +117,36 @@ def test_weights_that_are_no_dict_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(CheckpointError, match=r"list\.pth are a list"):
         _checkpointer(tmp_path).load(str(tmp_path / "list.pth"))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda blobs: blobs,  # Detectron2's ImageNet weights
+        lambda blobs: {"blobs": {**blobs, "conv1_w_momentum": np.zeros(3)}},  # Detectron1
+    ],
+)
+def test_caffe2_weights_initialise_the_backbone(slim_cfg, tmp_path, wrap):
+    model = build_model(slim_cfg)
+    shapes = {k: v.shape for k, v in model.backbone.bottom_up.state_dict().items()}
+    rng = np.random.default_rng(0)
+    stem = rng.random(shapes["stem.conv1.weight"], np.float32)
+    block = rng.random(shapes["res2.0.conv1.weight"], np.float32)
+    blobs = {"conv1_w": stem, "res2_0_branch2a_w": block}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(wrap(blobs)))
+    SafeCheckpointer(model).load(str(tmp_path / "R-50.pkl"))
+    state = model.backbone.bottom_up.state_dict()
+    assert torch.equal(state["stem.conv1.weight"], torch.from_numpy(stem))
+    assert torch.equal(state["res2.0.conv1.weight"], torch.from_numpy(block))
+
+
+def test_pycls_weights_initialise_what_their_names_end_with(slim_cfg, tmp_path):
+    model = build_model(slim_cfg)
+    name = "stem.conv1.weight"
+    value = torch.rand_like(model.backbone.bottom_up.state_dict()[name])
+    torch.save({"model_state": {name: value}}, tmp_path / "pycls.pth")
+    SafeCheckpointer(model).load(str(tmp_path / "pycls.pth"))
+    assert torch.equal(model.backbone.bottom_up.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("file", ["torchvision.pth", "timm.safetensors"])
