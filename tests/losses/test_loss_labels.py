@@ -63,6 +63,7 @@ def test_labels_that_are_valid_pass():
     labels.check_labels(target.to(torch.uint8), 3, 255)
     labels.check_labels(target - 1, 256, -1)
     labels.check_labels(target[:0], 3, 255)
+    labels.check_labels(torch.tensor([0, 255]), 1, 255)
 
 
 def test_present_classes_leave_out_ignored_labels_and_those_out_of_range():

@@ -39,8 +39,8 @@ def _scenes(draw):
     scores = draw(
         st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.7, 0.9, 1.0]), min_size=count, max_size=count)
     )
-    num_labels = draw(st.integers(1, 6))
-    labels = torch.randint(0, num_labels, (height, width), generator=generator)
+    labels = torch.tensor(draw(st.lists(st.integers(0, 9), min_size=1, max_size=6, unique=True)))
+    labels = labels[torch.randint(0, len(labels), (height, width), generator=generator)]
     return _instances(masks, torch.tensor(scores)), labels
 
 
@@ -154,6 +154,15 @@ def test_stuff_below_the_area_limit_is_left_out():
     panoptic_seg, segments = merge_panoptic(nothing, labels, 0.5, 2, 0.5)
     assert panoptic_seg.tolist() == [[1, 1, 1, 0]]
     assert [s["category_id"] for s in segments] == [1]
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+@pytest.mark.usefixtures("_implementation")
+def test_stuff_that_does_not_occur_is_no_segment_whatever_the_area_limit(limit):
+    nothing = _instances(torch.zeros(0, 1, 4, dtype=torch.bool), [])
+    panoptic_seg, segments = merge_panoptic(nothing, torch.tensor([[1, 3, 3, 6]]), 0.5, limit, 0.5)
+    assert panoptic_seg.tolist() == [[1, 2, 2, 3]]
+    assert [(s["category_id"], s["area"]) for s in segments] == [(1, 1), (3, 2), (6, 1)]
 
 
 def test_void_stuff_is_removed_and_the_other_ids_close_up():

@@ -43,11 +43,16 @@ def test_pasted_masks_equal_detectron2_bit_for_bit(boxes, kind, seed):
 
 
 def test_an_instance_with_too_many_pixels_on_the_threshold_is_pasted_by_detectron2s_code():
-    masks = torch.stack([torch.full((28, 28), 0.5), torch.eye(28)])
-    boxes = torch.tensor([[0.0, 0.0, 150.0, 150.0], [20.3, 10.1, 140.0, 90.7]])
+    masks = torch.stack([torch.eye(28), torch.full((28, 28), 0.5)])
+    boxes = torch.tensor([[20.3, 10.1, 140.0, 90.7], [0.0, 0.0, 150.0, 150.0]])
     expected = paste_masks_in_image(masks, boxes, (150, 150), threshold=0.5)
     assert torch.equal(paste_masks(masks, boxes, (150, 150)), expected)
-    assert expected[0].sum() > 4096
+    assert expected[1].sum() > 4096
+
+
+def test_a_mask_reaches_one_pixel_beyond_its_box_but_not_out_of_the_image():
+    boxes = torch.tensor([[3.5, 4.0, 10.2, 20.0], [0.5, 0.0, 30.0, 39.5]])
+    assert paste_regions(boxes, (40, 30)).tolist() == [[3, 21, 2, 12], [0, 40, 0, 30]]
 
 
 def test_without_the_compiled_kernel_the_masks_are_the_same(monkeypatch):

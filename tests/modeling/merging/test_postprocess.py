@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, ROIMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -101,14 +101,13 @@ def _as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(paste, "_compiled_kernel", lambda masks, boxes: None)
 
 
-@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("empty", [[], [0], [7], [2, 3]])
 @pytest.mark.usefixtures("_as_on_a_gpu")
 def test_the_path_that_waits_for_the_device_once_gives_the_same(empty):
     detections, logits = _raw((120, 150), 8, 6)
     boxes = detections.pred_boxes.tensor
-    assert not detections.pred_boxes.nonempty().all()
-    if not empty:
-        boxes[:, 2:] += 1
+    boxes[:, 2:] += 1
+    boxes[empty, 2] = boxes[empty, 0]
     rules = CombineRules(stuff_area_limit=50)
     raw = detections, logits, (120, 150), 200, 240
     expected = _detectron2(copy.deepcopy(raw[0]), *raw[1:], rules)
@@ -136,6 +135,14 @@ def test_boxes_that_are_not_finite_are_reported(value):
     detections.pred_boxes.tensor[1, 2] = value
     with pytest.raises(FloatingPointError, match="infinite or NaN"):
         postprocess_panoptic(detections, logits, (64, 64), 64, 64)
+
+
+def test_masks_may_come_as_detectron2s_roi_masks():
+    detections, logits = _raw((120, 150), 4, 3)
+    raw = logits, (120, 150), 60, 75
+    expected = postprocess_panoptic(copy.deepcopy(detections), *raw)
+    detections.pred_masks = ROIMasks(detections.pred_masks[:, 0])
+    _assert_equal(postprocess_panoptic(detections, *raw), expected)
 
 
 def test_keypoints_are_scaled_as_by_detectron2():
@@ -174,6 +181,11 @@ def test_more_confident_stuff_takes_an_instances_pixels_and_an_instance_without_
 def test_within_the_margin_the_instance_wins():
     panoptic_seg, _ = _one_instance(score=0.9, probability=0.6, margin=0.3)  # 0.54 against 0.8
     assert panoptic_seg[128, 64] == 1 and panoptic_seg[128, 200] == 2
+
+
+def test_stuff_of_just_the_area_limit_takes_an_instances_pixels():
+    _, segments = _one_instance(score=0.9, probability=0.6, margin=0.0, limit=256 * 256)
+    assert [s["isthing"] for s in segments] == [False]
 
 
 def test_stuff_below_the_area_limit_takes_nothing_from_an_instance():

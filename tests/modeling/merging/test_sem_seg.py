@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +63,11 @@ def test_labels_and_logits_equal_detectron2_bit_for_bit():
     check()
 
 
+def test_without_numba_the_kernels_are_not_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "panoptic_lovasz.modeling.merging.upsample_numba", None)
+    assert sem_seg._arithmetic_is_known.__wrapped__() is False
+
+
 def test_the_compiled_kernels_reproduce_this_pytorch():
     numba_kernels = pytest.importorskip("panoptic_lovasz.modeling.merging.upsample_numba")
     assert numba_kernels.arithmetic() is not None
@@ -103,10 +109,18 @@ def test_lazy_logits_work_in_inference_mode(resize):
     assert torch.equal(lazy, expected)
 
 
+@pytest.mark.usefixtures("_implementation")
+def test_of_equal_logits_the_first_class_is_the_label():
+    logits = torch.randn(1, 40, 50).repeat(11, 1, 1)
+    logits[0] -= 1
+    assert (semantic_labels(logits, 4, (150, 190), (200, 210)) == 1).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_logits_that_are_not_finite_give_detectron2s_labels(value):
+@pytest.mark.parametrize("classes", [[2], [4], [2, 4]])
+def test_logits_that_are_not_finite_give_detectron2s_labels(value, classes):
     logits = torch.randn(5, 40, 50)
-    logits[2, 7, 9] = value
+    logits[classes, 7, 9] = value
     resize = (logits, 4, (150, 190), (200, 210))
     assert torch.equal(semantic_labels(*resize).long(), _detectron2(*resize).argmax(dim=0))
 

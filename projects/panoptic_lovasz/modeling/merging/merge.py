@@ -106,8 +106,9 @@ def merge_on_device(
         labels: (H, W) integers in [0, num_labels).
         num_labels: number K of labels.
         stuff_wins: given owner and accepted (see :func:`.merge_torch.accept`) and the order,
-            tells which pixels an instance yields to their stuff label: (H, W) bool. They go back
-            to the instance if the stuff is too small; an instance left without any is dropped.
+            tells which pixels their instance, if they have one, yields to their stuff label: (H, W)
+            bool. They go back to the instance if the stuff is too small; an instance left without
+            any is dropped.
     """
     passes = _passes_for(masks.device)
     order = torch.argsort(-scores)  # the very call of Detectron2: ties are in its order
@@ -124,7 +125,7 @@ def merge_on_device(
         free, present = passes.count_stuff(labels, owner.masked_fill(yielded, 0), num_labels)
         stuff &= present & (free.double() >= stuff_area_thresh)
         owner = owner.masked_fill(yielded & stuff[labels.long()], 0)
-        accepted &= passes.count_stuff(owner, owner, len(order) + 1)[1][1:]
+        accepted = passes.count_stuff(owner, owner, len(order) + 1)[1][1:]
     instance_ids = accepted.cumsum(0, dtype=torch.int32) * accepted
     stuff_ids = (stuff.cumsum(0, dtype=torch.int32) + accepted.sum(dtype=torch.int32)) * stuff
     panoptic_seg = passes.fill(labels, owner, instance_ids, stuff_ids)

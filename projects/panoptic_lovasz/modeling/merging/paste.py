@@ -71,9 +71,9 @@ def _paste_stock(masks, boxes, size, threshold) -> torch.Tensor:
 
 
 def _compiled_kernel(masks, boxes):
-    if not (len(masks) and masks.device.type == "cpu" and masks.dtype == boxes.dtype):
+    if masks.device.type != "cpu" or not masks.dtype == boxes.dtype == torch.float32:
         return None
-    if masks.dtype != torch.float32 or not bool(masks.sum().isfinite()):
+    if not bool(masks.sum().isfinite()):
         return None
     try:
         from . import paste_numba

@@ -91,8 +91,7 @@ def postprocess_panoptic(
                 "The detector returned boxes with infinite or NaN coordinates; were the weights "
                 "loaded, and did their training diverge?"
             )
-        instances = instances if all(flags) else instances[usable]
-        result, merged = _paste_and_merge(instances, how, labels, rules)
+        result, merged = _paste_and_merge(instances[usable], how, labels, rules)
         summary = merged.summary.tolist()
     return {
         "sem_seg": SemSegLogits(*how, labels),
@@ -133,8 +132,7 @@ def _paste_and_merge(instances, how, labels, rules) -> tuple[Instances, Merged]:
 
     def stuff_wins(owner, accepted, order):
         mine = instance_confidence(instances, probabilities, owner, accepted, order)
-        is_stuff = (owner > 0) & (labels != 0)
-        return is_stuff & (stuff_confidence(*how) > mine + rules.confidence_margin)
+        return stuff_confidence(*how) > mine + rules.confidence_margin
 
     merged = merge_on_device(
         instances.scores,
