@@ -313,5 +313,9 @@ def test_the_lovasz_loss_alone_does_not_compute_the_cross_entropy(monkeypatch):
     LovaszSoftmaxLoss(fused=False)(*make())
 
 
-def test_a_single_class_may_be_averaged_over():
-    assert build_sem_seg_loss(config(CLASSES=[4])).classes == [4]
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("CLASSES", [0]), ("CLASSES", [4]), ("NUM_BINS", 1), ("CE_WEIGHT", 0.0)],
+)
+def test_a_value_at_the_border_of_its_range_will_do(key, value):
+    assert getattr(build_sem_seg_loss(config(**{key: value})), key.lower()) == value

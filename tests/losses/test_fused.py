@@ -361,6 +361,25 @@ def test_passes_treat_labels_out_of_range_like_ignored_ones():
         assert torch.equal(ignored, outside)
 
 
+def test_sums_of_the_cross_entropy_are_float64(monkeypatch):
+    monkeypatch.setattr(fused_torch, "STRIP_ELEMENTS", 1)
+    options = {"num_bins": 8, "scale_factor": 2, "ignore_index": 255}
+    logits, target = torch.zeros(1, 3, 300, 5), torch.zeros(1, 600, 10, dtype=torch.long)
+    weights, active = torch.full((3,), 0.1), torch.ones(1, 3, dtype=torch.bool)
+    _, sums, _ = fused_torch.count(logits, target, active, class_weights=weights, **options)
+    nll, weight = torch.tensor(3.0).log() * weights[0], weights[0]
+    assert sums.tolist() == pytest.approx([6000 * nll.item(), 6000 * weight.item()], rel=1e-12)
+
+
+def test_the_second_pass_returns_a_gradient_of_the_type_of_the_logits():
+    logits, target = torch.zeros(1, 3, 2, 2).half(), torch.zeros(1, 2, 2, dtype=torch.long)
+    active, one = torch.ones(1, 3, dtype=torch.bool), torch.ones(())
+    options = {"scale_factor": 1, "ignore_index": 255, "class_weights": None}
+    weights = torch.rand(1, 3, 2, 8)
+    found = fused_torch.weigh(logits, target, None, active, weights, one, one, **options)
+    assert found.dtype == torch.float16 and found.shape == logits.shape
+
+
 def test_ignored_pixels_add_nothing_to_the_counters():
     logits, target = make(ignored=1.1)
     counters, sums, _ = fused_torch.count(

@@ -200,6 +200,17 @@ def test_the_loss_per_image_is_the_mean_over_images_that_have_a_label(method):
     assert together == pytest.approx(sum(single) / 3, abs=1e-6)
 
 
+def test_processes_may_share_the_binned_loss_but_not_the_exact_one(second_process):
+    logits, target = make()
+    group, factor = second_process
+    value, gradient = value_and_gradient(lovasz_softmax, logits, target)
+    same, own = value_and_gradient(lovasz_softmax, logits, target, process_group=group)
+    assert same == pytest.approx(value)
+    assert relative(own, factor * gradient) < 1e-6
+    with pytest.raises(ValueError, match='process_group needs method="binned"'):
+        lovasz_softmax(logits, target, method="exact", process_group=group)
+
+
 @METHODS
 def test_one_pixel_costs_what_its_probability_lacks_of_1(method):
     logits = torch.tensor([[1.0, -0.5, 2.0]]).view(1, 3, 1, 1).requires_grad_()

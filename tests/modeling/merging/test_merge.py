@@ -141,6 +141,15 @@ def test_an_instance_is_dropped_only_when_more_than_the_allowed_share_is_taken()
     assert panoptic_seg.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.usefixtures("_implementation")
+def test_masks_of_any_type_are_taken_as_bool(dtype):
+    instances = _instances(torch.randint(0, 2, (3, 6, 7)).to(dtype), [0.9, 0.8, 0.7])
+    labels = torch.randint(0, 3, (6, 7))
+    expected = combine_semantic_and_instance_outputs(instances, labels, 0.9, 1, 0.5)
+    _assert_equal(merge_panoptic(instances, labels, 0.9, 1, 0.5), expected)
+
+
 def test_instances_below_the_score_threshold_are_left_out():
     masks = torch.ones(1, 2, 2, dtype=torch.bool)
     labels = torch.ones(2, 2, dtype=torch.int64)
