@@ -23,7 +23,7 @@ class Command:
     def __init__(self, datasets):
         self.datasets = datasets
 
-    def start(self, *command):
+    def start(self, *command, output=subprocess.PIPE):
         environment = {
             **os.environ,
             "DETECTRON2_DATASETS": str(self.datasets),
@@ -33,8 +33,8 @@ class Command:
             [sys.executable, *map(str, command)],
             cwd=PROJECT,
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             text=True,
         )
 
@@ -56,13 +56,14 @@ class Command:
 
     def train_until(self, condition, stop, output, *options, flags=()):
         """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
-        process = self.start("train_net.py", *self.train_arguments(output, *options, flags=flags))
+        arguments = self.train_arguments(output, *options, flags=flags)
+        # A pipe that nobody reads would fill, and the process would wait.
+        process = self.start("train_net.py", *arguments, output=subprocess.DEVNULL)
         deadline = time.monotonic() + 200
         while not condition() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(getattr(signal, stop))
-        process.communicate(timeout=100)
-        return process.returncode
+        return process.wait(timeout=100)
 
 
 @pytest.fixture(scope="session")
