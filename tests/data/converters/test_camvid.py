@@ -101,3 +101,37 @@ def test_the_real_validation_images_convert_to_the_label_counts_of_the_release(
     labels = [np.array(Image.open(p)) for p in (source / "valannot").iterdir()]
     expected = np.bincount(np.concatenate([x.ravel() for x in labels]), minlength=12)
     np.testing.assert_array_equal(area[:11], expected[:11])
+
+
+def test_the_command_line_names_every_split_that_it_wrote(tmp_path, capsys):
+    root = _release(tmp_path / "camvid", _labels())
+    _release(root, _labels(), split="val")
+    out = tmp_path / "out"
+    argv = ["camvid", "--input", str(root), "--output", str(out), "--min-instance-area", "200"]
+    convert.main(argv)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}/annotations/panoptic_{split}.json: 1 images" for split in ("train", "val")
+    ]
+    things = [s for s in _load(out)["segments_info"] if s["isthing"]]
+    assert sorted((s["iscrowd"], s["area"]) for s in things) == [(0, 300), (1, 153)]
+    with pytest.raises(SystemExit, match=r"panoptic_train\.json exists already"):
+        convert.main(argv)
+    convert.main([*argv, "--overwrite"])
+
+
+def test_an_output_that_has_something_else_in_place_of_the_images_is_left_as_it_is(tmp_path):
+    root = _release(tmp_path / "camvid", _labels())
+    (tmp_path / "out/train").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"out/train exists and is not .*camvid/train"):
+        convert_camvid(root, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").rglob("*")) == [tmp_path / "out/train"]
+
+
+def test_a_missing_or_empty_image_folder_is_named(tmp_path):
+    root = _release(tmp_path / "camvid", _labels())
+    (root / "train/a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"camvid/train holds no image \(\.jpg"):
+        convert_camvid(root, root, progress=False)
+    (root / "train").rmdir()
+    with pytest.raises(DatasetError, match=r"image folder .*camvid/train does not exist"):
+        convert_camvid(root, root, progress=False)

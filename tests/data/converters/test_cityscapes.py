@@ -7,6 +7,7 @@ from panoptic_lovasz.data import load_coco_panoptic_json
 from panoptic_lovasz.data.converters import convert_cityscapes
 from panoptic_lovasz.data.converters.cityscapes import CATEGORIES
 from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.tools import convert
 
 ROAD, CAR, STATIC = 7, 26, 4
 
@@ -56,3 +57,18 @@ def test_a_missing_image_is_named(release):
     (release / "leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png").unlink()
     with pytest.raises(DatasetError, match=r"ulm_000000_000019_leftImg8bit\.png"):
         convert_cityscapes(release, release / "out", progress=False)
+
+
+def test_the_command_line_converts_both_splits(release, capsys):
+    out = release / "out"
+    convert.main(["cityscapes", "--input", str(release), "--output", str(out)])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}/annotations/panoptic_{split}.json: 1 images" for split in ("train", "val")
+    ]
+
+
+def test_an_output_that_has_something_else_in_place_of_the_images_is_left_as_it_is(release):
+    (release / "out/train").mkdir(parents=True)
+    with pytest.raises(DatasetError, match=r"out/train exists and is not .*leftImg8bit/train"):
+        convert_cityscapes(release, release / "out", progress=False)
+    assert list((release / "out").rglob("*")) == [release / "out/train"]

@@ -7,6 +7,7 @@ from PIL import Image
 from panoptic_lovasz.data import load_coco_panoptic_json
 from panoptic_lovasz.data.converters import convert_coco_instances
 from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.tools import convert
 
 STUFF = [{"id": 92, "name": "grass"}, {"id": 93, "name": "sky"}]
 
@@ -125,3 +126,45 @@ def test_a_stuff_name_that_the_json_lacks_is_an_error_that_lists_what_it_has(sou
             source / "panoptic",
             stuff_names=["lawn"],
         )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c.pop("images"), "is no COCO instances JSON.*images or categories"),
+        (lambda c: c["images"][0].pop("file_name"), r"images\[0\] has no 'file_name'"),
+        (lambda c: c["categories"][0].pop("name"), r"categories\[0\] has no 'name'"),
+    ],
+)
+def test_a_json_that_lacks_a_field_is_an_error_that_names_it(source, spoil, message):
+    content = json.loads((source / "instances.json").read_text())
+    spoil(content)
+    (source / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=rf"instances\.json.*{message}"):
+        _convert(source)
+
+
+def test_an_image_that_is_missing_or_of_another_size_than_the_json_says_is_named(source):
+    Image.fromarray(np.zeros((10, 30, 3), np.uint8)).save(source / "images/a.jpg")
+    Image.fromarray(np.full((10, 30), 92, np.uint8)).save(source / "stuff/a.png")
+    with pytest.raises(DatasetError, match=r"a\.jpg is 30 x 10 pixels, .* JSON says 30 x 20"):
+        _convert(source)
+    (source / "images/a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"image .*a\.jpg cannot be read"):
+        _convert(source)
+
+
+def test_the_command_line_converts_with_stuff_from_pngs(source, capsys):
+    (source / "stuff.json").write_text(json.dumps(STUFF))
+    argv = ["coco", "--instances-json", source / "instances.json", "--images", source / "images"]
+    argv += ["--json", source / "out.json", "--panoptic", source / "out"]
+    argv = [*map(str, argv), "--stuff", str(source / "stuff")]
+    with pytest.raises(SystemExit, match="--stuff and --stuff-categories go together"):
+        convert.main(argv)
+    convert.main([*argv, "--stuff-categories", str(source / "stuff.json")])
+    assert capsys.readouterr().out == f"{source / 'out.json'}: 1 images\n"
+    (found,) = load_coco_panoptic_json(source / "out.json", source / "images", source / "out")
+    assert {s["isthing"] for s in found["segments_info"]} == {True, False}
+    (source / "stuff.json").write_text('[{"name": "grass"}]')
+    with pytest.raises(SystemExit, match=r"convert: stuff_categories\[0\] has no 'id'"):
+        convert.main([*argv, "--overwrite", "--stuff-categories", str(source / "stuff.json")])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from panoptic_lovasz.data import load_coco_panoptic_json
-from panoptic_lovasz.data.converters import convert_label_folders
+from panoptic_lovasz.data.converters import convert_label_folders, read_categories
 from panoptic_lovasz.data.id_map import read_panoptic_png
 from panoptic_lovasz.errors import DatasetError
 from panoptic_lovasz.tools import convert
@@ -37,12 +37,12 @@ def folders(tmp_path):
     return tmp_path
 
 
-def _convert(root):
+def _convert(root, categories=CATEGORIES):
     return convert_label_folders(
         root / "images",
         root / "semantic",
         root / "instances",
-        CATEGORIES,
+        categories,
         root / "train.json",
         root / "panoptic_train",
         progress=False,
@@ -91,3 +91,35 @@ def test_the_command_line_converts_and_names_what_it_wrote(folders, capsys):
     with pytest.raises(SystemExit, match=r"out\.json exists already"):
         convert.main(argv)
     convert.main([*argv, "--overwrite"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"categories\.json cannot be read"),
+        ("{", r"categories\.json cannot be read"),
+        ("3", r"categories\.json: expected a list of categories"),
+        ('{"images": []}', r"categories\.json: expected a list of categories"),
+    ],
+)
+def test_a_file_that_holds_no_categories_is_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "categories.json").write_text(content)
+    with pytest.raises(DatasetError, match=message):
+        read_categories(tmp_path / "categories.json")
+
+
+def test_categories_may_be_those_of_a_coco_json(tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps({"categories": CATEGORIES}))
+    assert read_categories(tmp_path / "coco.json") == CATEGORIES
+
+
+def test_a_category_that_does_not_say_whether_it_is_a_thing_is_an_error(folders):
+    with pytest.raises(DatasetError, match=r"categories\[1\] has no 'isthing'"):
+        _convert(folders, [CATEGORIES[0], {"id": COW, "name": "cow"}])
+
+
+def test_a_label_file_that_is_damaged_is_named(folders):
+    (folders / "semantic/a.png").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"semantic/a\.png or its image .*images/a\.jpg: "):
+        _convert(folders)

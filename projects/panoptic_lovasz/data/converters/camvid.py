@@ -76,6 +76,7 @@ def convert_camvid(
     counts = {}
     for split in splits:
         pairs = pair_files(source / split, source / f"{split}annot")
+        link_folder(source / split, output / split)
         counts[split] = write_coco_panoptic(
             output / "annotations" / f"panoptic_{split}.json",
             output / f"panoptic_{split}",
@@ -86,7 +87,6 @@ def convert_camvid(
             overwrite=overwrite,
             progress=progress,
         )
-        link_folder(source / split, output / split)
     return counts
 
 

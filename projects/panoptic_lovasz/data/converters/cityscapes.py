@@ -60,6 +60,7 @@ def convert_cityscapes(
         labels = sorted((source / "gtFine" / split).glob(f"*/*{_LABEL}"))
         if not labels:
             continue
+        link_folder(images, output / split)
         counts[split] = write_coco_panoptic(
             output / "annotations" / f"panoptic_{split}.json",
             output / f"panoptic_{split}",
@@ -70,7 +71,6 @@ def convert_cityscapes(
             overwrite=overwrite,
             progress=progress,
         )
-        link_folder(images, output / split)
     if not counts:
         raise DatasetError(
             f"{source} has no gtFine/{{train,val}}/CITY/*{_LABEL}: expected the unpacked downloads "

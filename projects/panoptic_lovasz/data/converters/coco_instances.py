@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ...errors import DatasetError
+from ..fields import check_field, check_file_name
 from ..writer import PanopticSample, write_coco_panoptic
 from .folders import read_labels
 
@@ -62,6 +63,8 @@ def convert_coco_instances(
             one of the JSON's, or a label in a PNG is no stuff category.
     """
     coco = _load(instances_json)
+    for n, category in enumerate(stuff_categories):
+        check_field(category, "id", (int,), f"stuff_categories[{n}]")
     names = {c["name"] for c in coco.dataset["categories"]}
     if set(stuff_names) - names:
         raise DatasetError(
@@ -113,6 +116,10 @@ def _load(instances_json: str | os.PathLike) -> COCO:
             raise KeyError("images or categories")
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise DatasetError(f"{instances_json} is no COCO instances JSON: {error!r}") from error
+    for n, image in enumerate(coco.dataset["images"]):
+        check_file_name(image, f"{instances_json}: images[{n}]")
+    for n, category in enumerate(coco.dataset["categories"]):
+        check_field(category, "name", (str,), f"{instances_json}: categories[{n}]")
     return coco
 
 

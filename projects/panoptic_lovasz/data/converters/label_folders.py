@@ -78,7 +78,7 @@ def convert_label_folders(
         json_file,
         panoptic_dir,
         categories,
-        _samples(triples, images, {c["id"]: bool(c["isthing"]) for c in categories}, void_labels),
+        _samples(triples, images, categories, void_labels),
         total=len(triples),
         overwrite=overwrite,
         progress=progress,
@@ -88,9 +88,10 @@ def convert_label_folders(
 def _samples(
     triples: list[tuple[Path, Path, Path]],
     images: Path,
-    isthing: dict[int, bool],
+    categories: Sequence[dict[str, Any]],
     void_labels: Collection[int],
 ) -> Iterator[PanopticSample]:
+    isthing = {c["id"]: bool(c["isthing"]) for c in categories}
     for image_file, semantic_file, instance_file in triples:
         labels = read_labels(semantic_file, image_file)
         numbers = read_labels(instance_file, image_file)
