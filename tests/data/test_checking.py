@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from panoptic_lovasz.data import PanopticSample, load_coco_panoptic_json, write_coco_panoptic
-from panoptic_lovasz.data.checking import check_coco_panoptic, repair_coco_panoptic
+from panoptic_lovasz.data.checking import Statistics, check_coco_panoptic, repair_coco_panoptic
+from panoptic_lovasz.data.checking.files import ImageFindings
 from panoptic_lovasz.data.id_map import read_panoptic_png, write_panoptic_png
 from panoptic_lovasz.errors import DatasetError
 from panoptic_lovasz.tools import check_dataset
@@ -460,3 +461,37 @@ def test_the_real_coco_sample_is_sound(shared_data):
     )
     assert report.errors == []
     assert report.statistics.num_images == 2
+
+
+def test_a_class_that_hardly_an_image_shows_is_called_rare():
+    statistics = Statistics(CATEGORIES)
+    for n in range(101):
+        segments = [{"id": 5, "category_id": 2}]
+        segments += [{"id": 6, "category_id": 1}] if n == 7 else []
+        areas = {s["id"]: 10 for s in segments}
+        statistics.add(ImageFindings(size=(8, 8), areas=areas, segments=segments))
+    assert statistics.table().endswith("rare, in less than 1% of the images: cow (1)")
+
+
+def test_a_registered_data_set_is_checked_by_its_name_and_only_some_faults_are_printed(
+    data, capsys
+):
+    for annotation in data.json["annotations"]:
+        annotation["segments_info"] += [{"id": n, "category_id": 1} for n in range(100, 120)]
+    json_file, images, panoptic = map(str, data.arguments())
+    entry = {"name": "checked", "json": json_file, "images": images, "panoptic": panoptic}
+    config = data.root / "config.yaml"
+    config.write_text(f"DATASETS: {{PANOPTIC: [{json.dumps(entry)}]}}")
+    argv = ["checked", "--config-file", str(config)]
+    assert check_dataset.main(argv) == 1
+    some = capsys.readouterr().out
+    assert check_dataset.main([*argv, "--all"]) == 1
+    every = capsys.readouterr().out
+    count = sum(line.startswith("error: ") for line in every.splitlines())
+    assert (count, "more; --all" in every) == (60, False)
+    assert "... and 10 more; --all prints them" in some
+
+
+def test_a_data_set_of_another_format_cannot_be_checked(capsys):
+    assert check_dataset.main(["coco_2017_val"]) == 1
+    assert "'coco_2017_val' is not in the COCO panoptic format" in capsys.readouterr().err

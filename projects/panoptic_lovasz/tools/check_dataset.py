@@ -65,6 +65,8 @@ def _locate(args: argparse.Namespace) -> tuple[str, str, str]:
             "that names it, or a JSON with --images and --panoptic"
         )
     metadata = MetadataCatalog.get(args.dataset)
+    if metadata.get("panoptic_json") is None:
+        raise DatasetError(f"data set '{args.dataset}' is not in the COCO panoptic format")
     return metadata.panoptic_json, metadata.image_root, metadata.panoptic_root
 
 
