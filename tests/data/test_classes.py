@@ -164,3 +164,11 @@ def test_a_category_without_a_field_is_an_error(field):
 def test_categories_that_are_no_list_of_objects_are_an_error(categories):
     with pytest.raises(DatasetError, match="categories"):
         PanopticClasses.from_categories(categories)
+
+
+def test_metadata_whose_kinds_share_ids_is_an_error_that_says_why(tiny_classes):
+    names = ["sky", "grass"]  # without "things" in front, as if stuff began at 0
+    fields = {**tiny_classes.metadata(), "stuff_classes": names}
+    fields["stuff_dataset_id_to_contiguous_id"] = {12: 0, 30: 1}
+    with pytest.raises(DatasetError, match=r"'twice': its things and stuff share .*'sky'"):
+        PanopticClasses.from_metadata(Metadata(name="twice").set(**fields))

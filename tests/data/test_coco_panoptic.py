@@ -191,3 +191,10 @@ def test_categories_of_a_broken_file_are_an_error(tmp_path):
     (tmp_path / "bad.json").write_text('{"categories": [{"id": ')
     with pytest.raises(DatasetError, match=r"bad\.json cannot be read"):
         read_categories(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"images"'])
+def test_a_json_that_is_no_object_is_an_error_that_says_what_it_is(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"bad\.json: expected an object, found a \w+"):
+        read_coco_panoptic_json(tmp_path / "bad.json")

@@ -305,3 +305,12 @@ def test_a_data_set_of_another_format_is_an_error(tiny):
 def test_training_needs_classes():
     with pytest.raises(ValueError, match="needs classes"):
         mapper_of(None)
+
+
+@pytest.mark.parametrize(
+    ("tfm", "size"), [(T.Resize((12, 16)), (12, 16)), (T.RotationTransform(6, 8, 180), (6, 8))]
+)
+def test_a_grayscale_image_has_one_channel_though_some_augmentations_drop_it(tiny, tfm, size):
+    mapper = PanopticFPNDatasetMapper(False, augmentations=[tfm], image_format="L")
+    image = mapper(tiny[0])["image"]
+    assert (image.shape, image.dtype) == ((1, *size), torch.uint8)
