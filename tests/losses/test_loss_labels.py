@@ -69,6 +69,7 @@ def test_labels_that_are_valid_pass():
 def test_present_classes_leave_out_ignored_labels_and_those_out_of_range():
     target = torch.tensor([[0, 2, 255, -3], [1, 7, 5, 5]])
     batch = labels.present_classes(target, 6, 255, 1)
+    assert batch.dtype == torch.bool
     assert batch.tolist() == [[True, True, True, False, False, True]]
     images = labels.present_classes(target, 6, 5, 2)
     assert images.tolist() == [
@@ -95,6 +96,14 @@ def test_shares_follow_the_class_weights():
     present = torch.tensor([[True, True, False], [False, False, True]])
     shares = labels.class_shares(present, "present", torch.tensor([1.0, 3.0, 0.0]))
     assert shares.tolist() == [[0.25, 0.75, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_class_weights_of_any_type_become_float32_without_gradients(dtype):
+    given = torch.ones(3, dtype=dtype, requires_grad=dtype.is_floating_point)
+    weights = labels.as_class_weights(given, 3, torch.device("cpu"))
+    assert weights.dtype == torch.float32 and not weights.requires_grad
+    assert weights.tolist() == [1, 1, 1]
 
 
 @needs_cuda

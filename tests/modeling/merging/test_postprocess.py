@@ -65,6 +65,7 @@ def _assert_equal(result, expected):
     for field in ("scores", "pred_classes", "pred_masks"):
         assert ours.get(field).dtype == stock.get(field).dtype
         assert torch.equal(ours.get(field), stock.get(field))
+    assert torch.equal(result["sem_seg"].argmax(dim=0), expected["sem_seg"].argmax(dim=0))
     assert torch.equal(result["sem_seg"], expected["sem_seg"])
     assert torch.equal(result["panoptic_seg"][0], expected["panoptic_seg"][0])
     assert result["panoptic_seg"][1] == expected["panoptic_seg"][1]
@@ -91,6 +92,26 @@ def test_the_result_equals_detectron2s_bit_for_bit(device):
         _assert_equal(postprocess_panoptic(*raw, rules=rules), expected)
 
     check()
+
+
+def test_boxes_are_clipped_to_the_image_as_by_detectron2():
+    detections, logits = _raw((120, 150), 8, 6)
+    detections.pred_boxes.tensor += torch.tensor([-60.0, -50.0, 60.0, 50.0])
+    raw = detections, logits, (120, 150), 200, 240
+    rules = CombineRules(stuff_area_limit=50)
+    expected = _detectron2(copy.deepcopy(raw[0]), *raw[1:], rules)
+    _assert_equal(postprocess_panoptic(*raw, rules=rules), expected)
+
+
+def test_under_autocast_the_logits_are_interpolated_in_detectron2s_type():
+    detections, logits = _raw((120, 150), 8, 6)
+    raw = detections, logits.bfloat16(), (120, 150), 200, 240
+    rules = CombineRules(stuff_area_limit=50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = _detectron2(copy.deepcopy(raw[0]), *raw[1:], rules)
+        result = postprocess_panoptic(*raw, rules=rules)
+    _assert_equal(result, expected)
+    assert result["sem_seg"].dtype == expected["sem_seg"].dtype
 
 
 @pytest.fixture
