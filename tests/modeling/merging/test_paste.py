@@ -85,7 +85,9 @@ def test_masks_that_are_not_finite_are_pasted_as_by_detectron2(value):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
-def test_the_threshold_is_detectron2s(threshold):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_threshold_is_detectron2s(threshold, dtype):
     masks, boxes = (4 * torch.rand(3, 28, 28)).round() / 4, torch.tensor([[3.0, 4, 50, 60]] * 3)
+    masks = masks.to(dtype)
     expected = paste_masks_in_image(masks, boxes, (64, 64), threshold=threshold)
     assert torch.equal(paste_masks(masks, boxes, (64, 64), threshold), expected)
