@@ -3,11 +3,13 @@ import json
 import os
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from safetensors import safe_open
@@ -299,3 +301,79 @@ def test_weights_that_do_not_belong_to_the_config_are_not_published(
     assert main(arguments) == 1
     assert "do not belong to the network" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def folder_copy(training_folder, tmp_path):
+    """A copy of what training left, to spoil."""
+    return shutil.copytree(training_folder, tmp_path / "training")
+
+
+def test_a_checkpoint_that_was_not_evaluated_is_published_with_a_warning_and_a_card_that_says_so(
+    folder_copy, tmp_path, caplog
+):
+    (folder_copy / "metrics.json").unlink()
+    weights = folder_copy / "model_best.pth"
+    assert main([str(weights), "--name", "x", "--output", str(tmp_path / "out")]) == 0
+    assert f"metrics.json has no evaluation of {weights}: none is published" in caplog.text
+    assert "This checkpoint was not evaluated in its training." in (
+        (tmp_path / "out/x.md").read_text()
+    )
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, AssertionError])
+def test_where_the_test_set_is_not_here_the_card_has_no_picture(
+    folder_copy, tmp_path, capsys, error
+):
+    def load():  # Detectron2's COCO cannot be opened, its Cityscapes asserts that it is there
+        raise error("not here")
+
+    cfg = load_config(folder_copy / "config.yaml", ["DATASETS.TEST", ("away_val",)])
+    (folder_copy / "config.yaml").write_text(cfg.dump())
+    out = tmp_path / "out"
+    DatasetCatalog.register("away_val", load)
+    try:
+        assert main([str(folder_copy / "model_best.pth"), "--name", "x", "--output", str(out)]) == 0
+    finally:
+        DatasetCatalog.remove("away_val")
+    assert "the data set 'away_val' is not here: no picture" in capsys.readouterr().out
+    assert "![" not in (out / "x.md").read_text()
+
+
+def test_classes_that_neither_the_folder_nor_a_data_set_tells_are_an_error(folder_copy, tmp_path):
+    (folder_copy / "classes.json").unlink()
+    cfg = load_config(folder_copy / "config.yaml", ["DATASETS.TRAIN", ()])
+    (folder_copy / "config.yaml").write_text(cfg.dump())
+    with pytest.raises(ConfigError, match=r"no classes\.json, and DATASETS\.TRAIN is empty"):
+        publish(folder_copy / "model_best.pth", "slim", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.ones(2)], "are a list, expected a dict"),
+        ({"model": 3}, "are a int, expected a dict"),
+        ({"model": {}}, "have no tensors"),
+        ({"model": {"a": "text"}}, "a is a str, expected a tensor"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(folder_copy, tmp_path, content, message):
+    torch.save(content, folder_copy / "model_best.pth")
+    with pytest.raises(CheckpointError, match=rf"model_best\.pth.* {message}"):
+        publish(folder_copy / "model_best.pth", "slim", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_beside_the_weights_that_cannot_be_are_an_error_that_names_the_file(folder_copy):
+    names, ids = [str(n) for n in range(255)], [*range(255)]
+    many = {
+        "stuff_classes": ["things", *names],
+        "stuff_colors": [[0, 0, 0]] * 256,
+        "stuff_dataset_ids": ids,
+        "stuff_segment_ids": ids,
+    }
+    (folder_copy / "classes.json").write_text(json.dumps({**CLASSES, **many}))
+    with pytest.raises(
+        CheckpointError, match=r"classes\.json does not .* 255 stuff categories are"
+    ):
+        find_checkpoint(folder_copy / "model_best.pth")

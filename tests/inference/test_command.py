@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from panoptic_lovasz.data import (
@@ -15,6 +16,7 @@ from panoptic_lovasz.data import (
     write_coco_panoptic,
 )
 from panoptic_lovasz.inference.command import main
+from panoptic_lovasz.inference.job import Job
 from panoptic_lovasz.inference.video import VideoReader, VideoWriter
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -181,3 +183,25 @@ def test_demo_py_hands_its_exit_code_to_the_shell(tmp_path):
     assert outcome.returncode == 2
     assert f"{tmp_path / 'none'}' is no file" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_ctrl_c_ends_with_the_exit_code_of_an_interrupt(demo, photo_folder, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "run", interrupted)
+    assert demo("--input", photo_folder) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_data_set_that_is_not_here_or_not_panoptic_is_one_message(demo, monkeypatch, capsys):
+    name = "cityscapes_fine_panoptic_val"  # Detectron2's loader asserts that it is there
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    assert demo("--dataset", name) == 2
+    assert f"error: data set '{name}' cannot be loaded: " in capsys.readouterr().err
+    DatasetCatalog.register("demo_boxes", lambda: [{"file_name": "a.jpg", "annotations": []}])
+    try:
+        assert demo("--dataset", "demo_boxes") == 2
+    finally:
+        DatasetCatalog.remove("demo_boxes")
+    assert "error: data set 'demo_boxes' has no segments_info" in capsys.readouterr().err

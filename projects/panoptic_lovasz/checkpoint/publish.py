@@ -131,8 +131,10 @@ def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
 def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int | None]:
     loaded = read_weights(file, trusted=trusted)
     model = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(model, dict) or not model:
+    if not isinstance(model, dict):
         raise CheckpointError(f"weights {file} are a {type(model).__name__}, expected a dict")
+    if not model:
+        raise CheckpointError(f"weights {file} have no tensors")
     tensors = {}
     for key, value in model.items():
         try:

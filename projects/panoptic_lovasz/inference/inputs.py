@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog
-
-from ..errors import DatasetError
+from ..data import get_panoptic_dataset_dicts
 from .images import find_files
 from .video import VIDEO_SUFFIXES
 
@@ -51,14 +49,10 @@ class Inputs:
         """The images of a registered panoptic data set, with their ground truth.
 
         Raises:
-            DatasetError: if no such data set is registered, or it is not panoptic.
+            DatasetError: if no such data set is registered, its files are not there, or it is not
+                panoptic.
         """
-        if name not in DatasetCatalog.list():
-            raise DatasetError(f"data set '{name}' is not registered")
-        dicts = DatasetCatalog.get(name)
-        if not dicts or "pan_seg_file_name" not in dicts[0]:
-            raise DatasetError(f"data set '{name}' has no panoptic ground truth")
-        truth = {Path(d["file_name"]): d for d in dicts}
+        truth = {Path(d["file_name"]): d for d in get_panoptic_dataset_dicts(name)}
         return cls(images=_unique_names(list(truth)), truth=truth)
 
     def image_ids(self) -> dict[Path, int | str]:

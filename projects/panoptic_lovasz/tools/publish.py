@@ -85,7 +85,7 @@ def _first_test_image(cfg: CfgNode) -> str | None:
         if name in DatasetCatalog.list():
             try:
                 return DatasetCatalog.get(name)[0]["file_name"]
-            except (DatasetError, OSError, IndexError):
+            except Exception:  # Detectron2's own loaders raise errors of many types
                 print(f"the data set '{name}' is not here: no picture; --picture gives one")
     return None
 
