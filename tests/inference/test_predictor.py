@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from PIL import Image
 
@@ -77,6 +78,32 @@ def test_without_known_classes_they_are_numbered(predictor):
         "stuff 1",
     ]
     assert PanopticClasses.from_categories(predictor.categories) == predictor.classes
+
+
+def test_classes_are_those_of_the_configs_data_set_that_is_known_and_has_as_many(tiny_cfg):
+    few = PanopticClasses.from_categories([{"id": 1, "name": "a", "isthing": 1}])
+    cfg = tiny_cfg.clone()
+    cfg.DATASETS.TEST = ("coco_2017_val", "few_val", "unheard_of_val", "fitting_val")
+    MetadataCatalog.get("few_val").set(**few.metadata())
+    MetadataCatalog.get("fitting_val").set(**CLASSES.metadata())
+    try:
+        assert PanopticPredictor(cfg).classes == CLASSES
+    finally:
+        for name in ("few_val", "unheard_of_val", "fitting_val"):
+            MetadataCatalog.pop(name)
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L"])
+def test_the_network_gets_images_as_detectron2_reads_them(tiny_cfg, photo, tmp_path, image_format):
+    cfg = tiny_cfg.clone()
+    cfg.INPUT.FORMAT = image_format
+    if image_format == "L":
+        cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [110.0], [58.0]
+    predictor = PanopticPredictor(cfg)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    mapped = DatasetMapper(cfg, False)({"file_name": str(tmp_path / "a.png")})
+    assert torch.equal(predictor.network_input(photo), mapped["image"])
+    assert predictor(photo).segment_map.shape == (60, 90)
 
 
 def test_paths_arrays_and_pil_images_give_the_same_result(predictor, photo, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -169,7 +170,7 @@ class PanopticPredictor:
             yield from (results[i] for i in range(len(window)))
 
     def network_input(self, image: ImageLike) -> torch.Tensor:
-        """The image as the network takes it: resized, channels ordered; uint8 (3, h, w).
+        """The image as the network takes it: uint8 (C, h, w), resized, with the C of INPUT.FORMAT.
 
         Raises:
             DatasetError: the image cannot be read or is of the wrong kind.
@@ -195,12 +196,11 @@ class PanopticPredictor:
         return _Input(rgb, self._network_input(rgb), source)
 
     def _network_input(self, rgb: np.ndarray) -> torch.Tensor:
-        resize = self._resize.get_transform(rgb)
+        pixels = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
+        resize = self._resize.get_transform(pixels)
         if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
             resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
-        pixels = resize.apply_image(rgb)
-        if self.cfg.INPUT.FORMAT == "BGR":
-            pixels = pixels[..., ::-1]
+        pixels = resize.apply_image(pixels)
         return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     @torch.inference_mode()
@@ -253,11 +253,12 @@ def _fit(classes: PanopticClasses, cfg: CfgNode) -> bool:
 def _registered_classes(cfg: CfgNode) -> PanopticClasses | None:
     """Classes of the first data set in the config that is known here and has as many."""
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(name)
-        if metadata.get("thing_dataset_id_to_contiguous_id"):
-            classes = PanopticClasses.from_metadata(metadata)
-            if _fit(classes, cfg):
-                return classes
+        try:
+            classes = PanopticClasses.from_metadata(MetadataCatalog.get(name))
+        except DatasetError:
+            continue  # not known here, or not panoptic
+        if _fit(classes, cfg):
+            return classes
     return None
 
 
