@@ -97,6 +97,15 @@ def test_a_network_with_other_weights_does_not_pass_the_check(exported, tiny_cfg
         check_export(PanopticPredictor(tiny_cfg), exported, images[:1])
 
 
+def test_a_network_with_other_logits_does_not_pass_the_check(exported, exportable, images):
+    other = PanopticPredictor(exportable.cfg)
+    other.model.load_state_dict(exportable.model.state_dict())
+    with torch.no_grad():
+        other.model.sem_seg_head.predictor.bias += 0.5
+    with pytest.raises(ConfigError, match=r"'sem_seg' .* differs from the network's by up to 0\.5"):
+        check_export(other, exported, images[:1])
+
+
 class Untraceable(nn.Module):
     def __init__(self, inner):
         super().__init__()
@@ -149,6 +158,8 @@ def test_an_operator_that_onnx_does_not_have_is_named_with_its_part(tiny_cfg, im
 def test_an_unknown_ending_is_refused(predictor, images, tmp_path, name):
     with pytest.raises(ConfigError, match=r"ends in \.ts \(TorchScript\) or \.onnx"):
         export_predictor(predictor, tmp_path / name, images[0])
+    with pytest.raises(ConfigError, match=r"ends in \.ts \(TorchScript\) or \.onnx"):
+        load_exported(tmp_path / name)
 
 
 def test_a_missing_package_is_named_with_the_extra_that_has_it(
@@ -187,3 +198,28 @@ def test_the_networks_input_is_resized_and_in_its_channel_order(predictor, photo
     assert tuple(tensor.shape) == (3, 64, 96)
     blue = tensor[0].float().mean().item()
     np.testing.assert_allclose(blue, photo[..., 2].mean(), atol=2)
+
+
+def test_the_tool_exports_a_config_with_options_and_traces_with_noise(tiny_cfg, tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text(tiny_cfg.dump())
+    output = tmp_path / "model.ts"
+    main(
+        [
+            "--config-file",
+            str(tmp_path / "a.yaml"),
+            "--output",
+            str(output),
+            "--opts",
+            "INPUT.MIN_SIZE_TEST",
+            "48",
+        ]
+    )
+    assert "at two sizes" in capsys.readouterr().out
+    assert json.loads(output.with_suffix(".json").read_text())["input"]["short_side"] == 48
+
+
+def test_a_network_on_another_device_is_not_exported(tiny_cfg, images, tmp_path):
+    predictor = PanopticPredictor(tiny_cfg)
+    predictor.cfg.MODEL.DEVICE = "cuda"  # as it would be there
+    with pytest.raises(ConfigError, match="export from the CPU"):
+        export_predictor(predictor, tmp_path / "model.ts", images[0])

@@ -106,6 +106,15 @@ def test_float_values_are_refused_because_their_range_is_unknown(save):
         read_image(path)
 
 
+def test_32_bit_values_are_read_as_16_bit_ones_where_they_fit(save, photo):
+    deep = photo[..., 0].astype(np.int32) * 256 + 200
+    read = read_image(save(Image.fromarray(deep), "deep.tif"))
+    np.testing.assert_array_equal(read, np.repeat(photo[..., :1], 3, axis=2))
+    path = save(Image.fromarray(deep - 300), "signed.tif")
+    with pytest.raises(DatasetError, match=r"32-bit integers from -\d+ to \d+; expected 8 or 16"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [

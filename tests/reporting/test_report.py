@@ -103,6 +103,18 @@ def test_classes_are_listed_with_the_worst_first(folder):
     assert places == sorted(places)
 
 
+def test_a_best_result_that_is_not_the_last_is_named_with_its_iteration(folder):
+    assert "The best PQ was" not in _Links(write_report_page(folder)).text
+    add_result(folder, 500, {"panoptic_seg/PQ": 40})
+    assert "The best PQ was 52.5 at iteration 400." in _Links(write_report_page(folder)).text
+
+
+def test_without_a_confusion_matrix_the_page_has_the_other_plots(folder):
+    with_it = write_report_page(folder).read_text().count("<svg")
+    (folder / "inference/my_val/confusion_matrix.csv").unlink()
+    assert write_report_page(folder).read_text().count("<svg") == with_it - 1
+
+
 def test_what_a_folder_lacks_is_left_out(tmp_path):
     page = _Links(write_report_page(tmp_path))
     assert "Curves" not in page.text and "Configuration" not in page.text
