@@ -133,6 +133,12 @@ def test_a_zoo_behind_a_url_is_downloaded_once_and_its_index_every_time(served, 
     assert PanopticPredictor.from_checkpoint(f"{url}/{file}").classes.num_things == 3
 
 
+def test_a_url_that_cannot_be_read_is_named(served):
+    url, _ = served
+    with pytest.raises(CheckpointError, match=rf"{url}/none\.safetensors cannot be read: .*404"):
+        PanopticPredictor.from_checkpoint(f"{url}/none.safetensors")
+
+
 def test_a_changed_file_is_refused_before_it_is_read(zoo):
     file = next(zoo.glob("*.safetensors"))
     file.write_bytes(b"not safetensors at all")

@@ -90,6 +90,14 @@ def test_a_loss_that_cannot_be_is_refused(datasets, tmp_path, capsys, arguments,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--losses", "ce,lovasz,ce"], ["--seeds", "0"]])
+def test_the_same_loss_twice_or_no_seed_is_refused(datasets, tmp_path, capsys, arguments):
+    assert _compare(tmp_path / "out", *arguments) == 1
+    message = "--losses must differ from each other, and --seeds be at least 1"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_named_loss_is_a_valid_config_that_changes_what_it_says(datasets, tmp_path):
     cfg = load_config(CONFIG, ["SOLVER.MAX_ITER", 100])
     runs = plan_runs(cfg, LOSSES, [1, 2], tmp_path)
