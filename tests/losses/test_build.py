@@ -241,6 +241,14 @@ def test_a_users_own_loss_is_built_from_its_name():
         build_sem_seg_loss(config(NAME="NoSuchLoss"))
 
 
+def test_class_weights_of_any_type_do_for_logits_of_float32():
+    logits, target = make()
+    expected = CrossEntropyLovaszLoss(class_weights=[1.0, 2, 3, 4, 5], fused=False)(logits, target)
+    weights = torch.arange(1, 6, dtype=torch.float64)
+    found = CrossEntropyLovaszLoss(class_weights=weights, fused=False)(logits, target)
+    assert found == expected
+
+
 def test_losses_add_nothing_to_a_checkpoint_but_move_with_the_model():
     loss = build_sem_seg_loss(config(CLASS_WEIGHTS=[1.0] * 5))
     assert not loss.state_dict()

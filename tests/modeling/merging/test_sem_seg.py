@@ -77,14 +77,22 @@ def test_the_compiled_kernels_reproduce_this_pytorch():
 _SMALLEST = (4, 32, 32), 4, (120, 128), (128, 128)
 
 
-@pytest.mark.parametrize("shape_and_sizes", [_SMALLEST, ((4, 128, 128), 1, (120, 128), (128, 128))])
+@pytest.mark.parametrize("shape_and_sizes", [_SMALLEST, ((4, 128, 128), 1, (120, 128), (256, 64))])
 def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, monkeypatch):
-    if not sem_seg._arithmetic_is_known():
-        pytest.skip("numba is not installed, or PyTorch rounds in another way")
+    pytest.importorskip("panoptic_lovasz.modeling.merging.upsample_numba")
     shape, *sizes = shape_and_sizes
     resize = (torch.randn(shape), *sizes)
     expected = _detectron2(*resize)
     monkeypatch.setattr(sem_seg, "_stock", None)  # cannot be called
+    assert torch.equal(semantic_logits(*resize), expected)
+    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("sizes", [(2, (38, 40), (200, 210)), (8, (150, 160), (60, 200))])
+@pytest.mark.usefixtures("_implementation")
+def test_small_images_equal_detectron2_bit_for_bit(sizes):
+    resize = (torch.randn(7, 20, 20), *sizes)
+    expected = _detectron2(*resize)
     assert torch.equal(semantic_logits(*resize), expected)
     assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
 
@@ -147,7 +155,7 @@ def lazy(resize):
 
 def test_argmax_over_classes_is_answered_without_the_logits(lazy, resize, monkeypatch):
     monkeypatch.setattr(sem_seg, "semantic_logits", None)  # cannot be called
-    assert lazy.shape == (5, 200, 210) and lazy.size(0) == len(lazy) == 5
+    assert lazy.shape == (5, 200, 210) and lazy.size(dim=0) == len(lazy) == 5
     assert lazy.dtype == torch.float32 and lazy.device.type == "cpu"
     expected = _detectron2(*resize).argmax(dim=0)
     for labels in (lazy.argmax(dim=0), lazy.argmax(0), torch.argmax(lazy, dim=-3)):
@@ -190,6 +198,13 @@ def test_argmax_of_another_kind_sees_the_ordinary_logits(lazy, resize):
     assert torch.equal(lazy.argmax(0, keepdim=True), logits.argmax(0, keepdim=True))
     assert torch.equal(lazy.argmax(dim=1), logits.argmax(dim=1))
     assert torch.equal(lazy.argmax(axis=0), logits.argmax(axis=0))
+
+
+def test_operators_called_below_torch_function_see_the_ordinary_logits(lazy, resize):
+    with torch._C.DisableTorchFunctionSubclass():  # as in compiled code
+        result = torch.add(lazy, lazy, alpha=2)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, 3 * _detectron2(*resize))
 
 
 def test_the_logits_are_computed_once(lazy):

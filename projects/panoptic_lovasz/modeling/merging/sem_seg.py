@@ -35,7 +35,7 @@ def semantic_logits(
     Returns:
         (C, H, W), of the dtype of ``logits``.
     """
-    if _compiled(logits, scale, image_size, size):
+    if _compiled(logits, scale, size):
         from . import upsample_numba
 
         return upsample_numba.resize(logits, scale, image_size, size)
@@ -52,11 +52,11 @@ def semantic_labels(
     Returns:
         (H, W) int32; of several maxima the first.
     """
-    if _compiled(logits, scale, image_size, size):
+    if _compiled(logits, scale, size):
         from . import upsample_numba
 
         return upsample_numba.labels_of_resized(logits, scale, image_size, size)
-    if not _is_regular(logits, scale, image_size, size):
+    if not _is_regular(logits, scale, size):
         return _stock(logits, scale, image_size, size).argmax(dim=0).int()
     # A class's pixels do not depend on its neighbours: a few classes at a time give the same bits.
     best = torch.full(size, -math.inf, dtype=logits.dtype, device=logits.device)
@@ -79,21 +79,20 @@ def _stock(logits, scale, image_size, size) -> torch.Tensor:
     return sem_seg_postprocess(logits, image_size, *size)
 
 
-def _is_regular(logits, scale, image_size, size) -> bool:
-    upsampled = logits[0].numel() * scale**2 if scale != 1 else MIN_PIXELS
+def _is_regular(logits, scale, size) -> bool:
     return (
         len(logits) >= CLASSES_PER_CHUNK
-        and min(upsampled, size[0] * size[1]) >= MIN_PIXELS
+        and min(logits[0].numel() * scale**2, size[0] * size[1]) >= MIN_PIXELS
         and logits.is_contiguous()
     )
 
 
-def _compiled(logits, scale, image_size, size) -> bool:
+def _compiled(logits, scale, size) -> bool:
     """Whether the compiled kernels apply and give the very bits of the stock operators."""
     return (
         logits.device.type == "cpu"
         and logits.dtype == torch.float32
-        and _is_regular(logits, scale, image_size, size)
+        and _is_regular(logits, scale, size)
         and _arithmetic_is_known()
         and bool(logits.sum().isfinite())  # the kernels compare as if there were no NaN
     )
