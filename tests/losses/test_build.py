@@ -121,6 +121,16 @@ def test_a_batch_without_labels_costs_0_and_has_zero_gradients(options, weights)
     assert not gradient(losses, logits).any()
 
 
+@pytest.mark.parametrize("ignore_index", [-100, 0])
+def test_the_ignored_label_may_be_negative_or_a_class_with_class_weights(ignore_index):
+    logits, target = make()
+    target[target == 255] = ignore_index
+    options = {"ignore_index": ignore_index, "class_weights": [0.5, 1.0, 2.0, 0.5, 1.0]}
+    fast = CrossEntropyLoss(**options)(logits, target)["loss_sem_seg_ce"]
+    slow = CrossEntropyLoss(**options, fused=False)(logits, target)["loss_sem_seg_ce"]
+    assert fast.item() == pytest.approx(slow.item())
+
+
 @pytest.mark.parametrize("options", [{}, {"fused": False}, {"method": "exact"}])
 @pytest.mark.parametrize("label", [-1, 5, 256])
 def test_a_label_out_of_range_is_an_error_that_names_it(options, label):
@@ -188,8 +198,10 @@ def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch,
         assert loss(logits, target)["loss_sem_seg_lovasz"].item() == 0
 
 
-def test_every_key_of_the_config_reaches_the_loss():
+@pytest.mark.parametrize("fused_", [True, False])
+def test_every_key_of_the_config_reaches_the_loss(fused_):
     cfg = config(
+        FUSED=fused_,
         CE_WEIGHT=0.5,
         LOVASZ_WEIGHT=2.0,
         CLASSES=[1, 3],
@@ -215,7 +227,13 @@ def test_every_key_of_the_config_reaches_the_loss():
         class_weights=torch.arange(1.0, 6.0),
         impl="torch",
     )
-    assert tuple(build_sem_seg_loss(cfg)(logits, target).values()) == expected
+    found = build_sem_seg_loss(cfg)(logits, target).values()
+    assert [x.item() for x in found] == pytest.approx([x.item() for x in expected], rel=1e-5)
+
+
+def test_the_implementation_is_checked_where_the_loss_is_computed():
+    with pytest.raises(ValueError, match="impl must be one of"):
+        CrossEntropyLovaszLoss(impl="cuda")(*make())
 
 
 def test_a_users_own_loss_is_built_from_its_name():
@@ -323,7 +341,11 @@ def test_the_lovasz_loss_alone_does_not_compute_the_cross_entropy(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("CLASSES", [0]), ("CLASSES", [4]), ("NUM_BINS", 1), ("CE_WEIGHT", 0.0)],
+    [
+        *[("CLASSES", value) for value in ("present", "all", [0], [4])],
+        ("NUM_BINS", 1),
+        ("CE_WEIGHT", 0.0),
+    ],
 )
 def test_a_value_at_the_border_of_its_range_will_do(key, value):
     assert getattr(build_sem_seg_loss(config(**{key: value})), key.lower()) == value
