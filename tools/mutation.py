@@ -29,7 +29,7 @@ MODULES += [f"modeling/merging/{name}.py" for name in MERGING]
 # Without those that start processes or compilers: each mutant takes a run of the tests.
 TESTS = ["test_lovasz.py", "test_counters.py", "test_fused.py", "test_loss_labels.py"]
 TESTS = [f"losses/{name}" for name in [*TESTS, "test_build.py"]] + ["modeling/merging"]
-KILLED = ("killed", "timeout", "segfault")
+KILLED = ("killed", "timeout", "segfault", "suspicious")  # the last: crashed in another way
 CONFIG = r"""[mutmut]
 source_paths=src
 only_mutate=

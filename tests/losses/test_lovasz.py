@@ -154,8 +154,11 @@ def test_pixels_of_equal_error_share_a_gradient_that_lowers_the_loss(method):
 
 def test_the_default_is_binned_with_1024_bins():
     logits, target = make((2, 5, 60, 60))
-    expected = lovasz_softmax(logits, target, method="binned", num_bins=1024)
-    assert lovasz_softmax(logits, target) == expected
+    options = {"method": "binned", "num_bins": 1024}
+    expected, expected_gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
+    found, gradient = value_and_gradient(lovasz_softmax, logits, target)
+    assert found == expected
+    assert torch.equal(gradient, expected_gradient)
 
 
 def test_equal_logits_get_equal_gradients_from_the_binned_method():
