@@ -16,7 +16,7 @@ demo: setup  ## Generate a data set, train on the CPU, evaluate, draw pictures
 	$(PY) tools/demo.py $(ARGS)
 
 test: setup  ## Run every test; ARGS="-k lovasz" for some
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: setup  ## Check style and formatting
 	$(PY) -m ruff check .

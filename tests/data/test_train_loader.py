@@ -3,6 +3,7 @@ import multiprocessing
 import random
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from detectron2.utils import comm
 
 from panoptic_lovasz import add_panoptic_lovasz_config
 from panoptic_lovasz.data import build_panoptic_train_loader, register_coco_panoptic
+from panoptic_lovasz.data.build import clear_loader_errors
 from panoptic_lovasz.errors import ConfigError, DatasetError
 
 
@@ -178,12 +180,22 @@ def test_data_removed_during_training_is_one_error_that_names_the_file(
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_worker_that_dies_is_one_error(cfg):
+def test_a_worker_that_dies_is_one_error_wherever_the_loop_is(cfg):
     cfg.DATALOADER.NUM_WORKERS = 2
     loader = iter(build_panoptic_train_loader(cfg))
     next(loader)
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    with pytest.raises(OSError, match=r"a process that loads data died: .*NUM_WORKERS"):
+    died = pytest.raises(OSError, match=r"a process that loads data died: .*NUM_WORKERS")
+    with died, clear_loader_errors():
+        multiprocessing.active_children()[0].kill()
+        time.sleep(5)  # a long step
+
+
+def test_batches_of_a_worker_that_died_are_not_waited_for(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 2
+    loader = iter(build_panoptic_train_loader(cfg))
+    next(loader)
+    died = pytest.raises(OSError, match=r"a process that loads data died: .*NUM_WORKERS")
+    with died, clear_loader_errors():
+        multiprocessing.active_children()[0].kill()
         for _ in range(20):
             next(loader)

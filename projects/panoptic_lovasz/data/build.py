@@ -85,8 +85,22 @@ class _Loader(DataLoader):
 
 
 def _with_clear_errors(batches: Iterator[Any]) -> Iterator[Any]:
-    try:
+    with clear_loader_errors():
         yield from batches
+
+
+@contextlib.contextmanager
+def clear_loader_errors() -> Iterator[None]:
+    """Shorten what loading processes raise; a loop over batches is to run within this.
+
+    PyTorch raises the death of a process by a signal, wherever the loop is at that moment.
+
+    Raises:
+        DatasetError: as in the process, without the text of its traceback.
+        OSError: if a process died.
+    """
+    try:
+        yield
     except DatasetError as error:  # from a worker: after the text of its traceback
         raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
     except RuntimeError as error:

@@ -19,6 +19,7 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
+from ..data.build import clear_loader_errors
 from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
@@ -95,6 +96,11 @@ class Trainer(DefaultTrainer):
             return writers
         line = ProgressPrinter(self.max_iter)
         return [line if isinstance(w, CommonMetricPrinter) else w for w in writers]
+
+    def train(self) -> Any:
+        """Train as ``DefaultTrainer`` does; what goes wrong with the data is one clear error."""
+        with clear_loader_errors():
+            return super().train()
 
     def run_step(self) -> None:
         """One iteration, whose losses are watched."""
