@@ -85,8 +85,11 @@ class _Loader(DataLoader):
 
 
 def _with_clear_errors(batches: Iterator[Any]) -> Iterator[Any]:
-    with clear_loader_errors():
-        yield from batches
+    try:
+        with clear_loader_errors():
+            yield from batches
+    except (ConnectionError, EOFError) as error:  # it died while it sent a batch
+        raise _died(error) from error
 
 
 @contextlib.contextmanager
@@ -106,10 +109,14 @@ def clear_loader_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise OSError(
-            f"a process that loads data died: {error} If memory ran out, take fewer "
-            "(DATALOADER.NUM_WORKERS); start again with --resume."
-        ) from error
+        raise _died(error) from error
+
+
+def _died(error: Exception) -> OSError:
+    return OSError(
+        f"a process that loads data died: {error} If memory ran out, take fewer "
+        "(DATALOADER.NUM_WORKERS); start again with --resume."
+    )
 
 
 def _init_worker(worker_id: int) -> None:
