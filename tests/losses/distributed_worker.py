@@ -115,7 +115,8 @@ def run(rank: int, split: list[list[int]], folder: Path) -> None:
     again = own[0].flip(3), own[1].flip(2)
     results["accumulated"] = accumulate(model, function, [own, again])
     torch.save(results, folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    # The group ends with the process: one that a model frees last can wait for its own thread,
+    # as DistributedDataParallel frees it with the GIL held, which the thread needs.
 
 
 if __name__ == "__main__":

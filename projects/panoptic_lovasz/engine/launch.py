@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -52,4 +53,5 @@ def _join(main_func: Callable, args: argparse.Namespace, processes: int, **group
     try:
         main_func(args)
     finally:
+        gc.collect()  # a model that outlives its group frees it with the GIL held and can hang
         dist.destroy_process_group()
