@@ -9,8 +9,7 @@ end with the call: a process may fork afterwards, which numba's own thread pools
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from queue import SimpleQueue
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..compiled import in_threads
 from .numba_rows import count_rows, weigh_rows
 
 __all__ = ["count", "weigh"]
@@ -70,7 +70,7 @@ def count(
             finally:  # without it an error here would leave other threads waiting
                 unused.put(own)
 
-        _for_each(work, chunks, num_threads)
+        in_threads(work, chunks, num_threads)
         counters[group] = per_thread.sum(0)
     sums = ce_sums.sum((0, 1))
     return torch.from_numpy(counters), torch.from_numpy(sums), torch.from_numpy(log_sum)
@@ -110,7 +110,7 @@ def weigh(
     chunks = _chunks(range(num_images), height)
     for parity in (0, 1):
         apart = [chunk for chunk in chunks if chunk[1] // CHUNK_ROWS % 2 == parity]
-        _for_each(work, apart, torch.get_num_threads())
+        in_threads(work, apart)
     return _pad_adjoint(torch.from_numpy(gradient)).to(logits.dtype)
 
 
@@ -143,13 +143,3 @@ def _chunks(images: Iterable[int], height: int) -> list[Chunk]:
         for image in images
         for first in range(0, height, CHUNK_ROWS)
     ]
-
-
-def _for_each(work: Callable[[Chunk], None], chunks: list[Chunk], num_threads: int) -> None:
-    if num_threads <= 1:
-        for chunk in chunks:
-            work(chunk)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:
-        for _ in pool.map(work, chunks):  # asks for the results, so that errors surface
-            pass

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 
-import numba
 import numpy as np
 
+from ..compiled import jit
 from .counters import RESIDUAL_BITS, RESIDUAL_TOTAL_BITS
 
 __all__ = ["count_rows", "weigh_rows"]
@@ -28,13 +27,7 @@ _PACK = 1 << (RESIDUAL_BITS + 1)  # a residual reaches 2**RESIDUAL_BITS and need
 _PIXEL = 1 << RESIDUAL_TOTAL_BITS
 
 
-def _jit(function: Callable) -> Callable:
-    fastmath = {"contract", "nsz"}
-    njit = functools.partial(numba.njit, nogil=True, fastmath=fastmath, error_model="numpy")
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:  # no folder to cache in is writable: compile anew in every process
-        return njit()(function)
+_jit = functools.partial(jit, fastmath={"contract", "nsz"})
 
 
 # Comparisons are written so that NaN passes _exp and stops at _quantise, which gives indices.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .compiled import in_threads, jit
+from ...compiled import in_threads, jit
 
 __all__ = ["accept", "count_stuff", "fill"]
 

@@ -59,7 +59,7 @@ def paste_masks(
     def paste(i: int) -> None:
         doubtful[i] = paste_one(*(a[i] for a in arrays[:3]), threshold, arrays[3][i])
 
-    from .compiled import in_threads
+    from ...compiled import in_threads
 
     in_threads(paste, range(len(masks)))
     _decide(masks, boxes, doubtful, threshold, out)

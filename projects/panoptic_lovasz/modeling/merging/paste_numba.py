@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .compiled import jit
+from ...compiled import jit
 
 __all__ = ["MAX_DOUBTFUL", "paste_one"]
 

@@ -17,14 +17,21 @@ import torch
 from numba.extending import intrinsic
 from torch.nn import functional as F
 
-from .compiled import in_threads, jit
+from ...compiled import in_threads, jit
 
-__all__ = ["arithmetic", "labels_of_resized", "resize"]
+__all__ = ["Arithmetic", "arithmetic", "labels_of_resized", "resize"]
 
 ROWS_PER_STRIP = 32
 
 # How a PyTorch build evaluates a * weight_a + b * weight_b.
 FUSED_FIRST, UNFUSED, FUSED_SECOND = range(3)
+
+
+class Arithmetic(NamedTuple):
+    """How a PyTorch build rounds."""
+
+    mode: int  # of _blend
+    fused_positions: bool
 
 
 class _Axis(NamedTuple):
@@ -166,8 +173,9 @@ def _axis(n: int, scale: int, n_image: int, n_out: int, fused: bool) -> _Axis:
     )
 
 
-def _run(logits, scale, image_size, size, labels, out, how: tuple[int, bool] | None) -> None:
-    assert how is not None  # this module is used only if arithmetic() is known
+def _run(logits, scale, image_size, size, labels, out, how: Arithmetic | None) -> None:
+    if how is None:
+        raise RuntimeError("no known way to round as this PyTorch does; arithmetic() tells before")
     mode, fused = how
     y = _axis(logits.shape[1], scale, image_size[0], size[0], fused)
     x = _axis(logits.shape[2], scale, image_size[1], size[1], fused)
@@ -203,8 +211,8 @@ def resize(
 
 
 @functools.cache
-def arithmetic() -> tuple[int, bool] | None:
-    """How this PyTorch rounds: the mode of :func:`_blend` and whether positions are fused too.
+def arithmetic() -> Arithmetic | None:
+    """How this PyTorch rounds.
 
     ``None`` if no known way reproduces ``F.interpolate`` bit for bit; then do not use this module.
     """
@@ -216,7 +224,8 @@ def arithmetic() -> tuple[int, bool] | None:
     out = torch.empty_like(expected)
     for mode in (FUSED_FIRST, UNFUSED, FUSED_SECOND):
         for fused in (mode != UNFUSED, mode == UNFUSED):
-            _run(logits.numpy(), 4, image_size, size, _NO_LABELS, out.numpy(), (mode, fused))
+            how = Arithmetic(mode, fused)
+            _run(logits.numpy(), 4, image_size, size, _NO_LABELS, out.numpy(), how)
             if torch.equal(out, expected):
-                return mode, fused
+                return how
     return None
