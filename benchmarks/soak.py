@@ -132,7 +132,7 @@ def payloads(args: argparse.Namespace, folder: Path) -> list[dict]:
         except CheckpointError:
             if any(folder.glob("ran*")):
                 others.append(f"{name}{suffix}: ran")
-        except Exception as error:
+        except Exception as error:  # any type but ours is what this counts
             others.append(f"{name}{suffix}: {type(error).__name__}")
     return [_row("payloads refused", tried, others, "pickles, and PyTorch's format")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,7 +16,7 @@ from fvcore.common.config import BASE_KEY
 
 from .errors import CheckpointError, ConfigError
 
-__all__ = ["add_panoptic_lovasz_config", "load_config"]
+__all__ = ["add_panoptic_lovasz_config", "flatten", "load_config", "set_options"]
 
 
 def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
@@ -47,7 +47,7 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     try:
         if config_file.endswith(".safetensors"):
             written = read_published_config(config_file)
-            levels = [_flat_keys(written)]
+            levels = [list(flatten(written))]
             cfg.merge_from_other_cfg(CN(written))
         else:
             levels = _keys_by_file(config_file)
@@ -94,14 +94,16 @@ def _keys_by_file(config_file: str) -> list[list[str]]:
         levels += _keys_by_file(
             os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
         )
-    return [*levels, _flat_keys(content)]
+    return [*levels, list(flatten(content))]
 
 
-def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
-    keys: list[str] = []
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a nested config by their full keys, such as "SOLVER.MAX_ITER"."""
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
-        keys += _flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
-    return keys
+        nested = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat
 
 
 def _message(error: Exception, cfg: CN) -> str:
@@ -109,7 +111,7 @@ def _message(error: Exception, cfg: CN) -> str:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
-        similar = difflib.get_close_matches(unknown[1], _flat_keys(cfg), n=1)
+        similar = difflib.get_close_matches(unknown[1], flatten(cfg), n=1)
         text += f"; did you mean {similar[0]}?" if similar else ""
     return text
 

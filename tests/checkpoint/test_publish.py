@@ -336,7 +336,9 @@ def test_where_the_test_set_is_not_here_the_card_has_no_picture(
         assert main([str(folder_copy / "model_best.pth"), "--name", "x", "--output", str(out)]) == 0
     finally:
         DatasetCatalog.remove("away_val")
-    assert "the data set 'away_val' is not here: no picture" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no picture for the card; --picture gives one" in printed
+    assert f"data set 'away_val' cannot be loaded: {error.__name__}: not here" in printed
     assert "![" not in (out / "x.md").read_text()
 
 

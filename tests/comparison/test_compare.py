@@ -126,7 +126,7 @@ def test_a_negative_result_is_printed_as_such(tmp_path):
     markdown = write_comparison(comparison, tmp_path, "the command", "SEED: 1")
     assert "ce+lovasz against ce: mIoU −2.0 ± 0.1 (0 of 3 seeds higher)" in markdown
     assert "PQ −2.0 ± 0.1 (0 of 3 seeds higher): lower" in markdown
-    assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | −2.0 ± 0.1 |" in markdown
+    assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | −2.0 ± 0.1 |" in " ".join(markdown.split())
     assert "the command" in markdown
     page = (tmp_path / "compare.html").read_text()
     assert "higher): lower." in page and "class=bad>−2.0" in page

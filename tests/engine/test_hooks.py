@@ -144,11 +144,8 @@ class _Checkpointer:
         self.last = f"{name}.pth"
         (self.folder / self.last).touch()
 
-    def has_checkpoint(self):
-        return self.last is not None
-
     def get_checkpoint_file(self):
-        return str(self.folder / self.last)
+        return str(self.folder / self.last) if self.last else ""
 
     def tag_last_checkpoint(self, name):
         self.last = name
@@ -156,7 +153,7 @@ class _Checkpointer:
 
 def _evaluations(folder, checkpointer, values, start=0, max_iter=100):
     """Run the hooks over evaluations at every tenth iteration with these PQ."""
-    hooks = ResultsTable(10, folder), BestCheckpoint(10, checkpointer, "panoptic_seg/PQ", folder)
+    hooks = ResultsTable(10, folder), BestCheckpoint(10, folder, checkpointer, "panoptic_seg/PQ")
     trainer = SimpleNamespace(start_iter=start, max_iter=max_iter, iter=start)
     with EventStorage(start) as trainer.storage:
         for hook in hooks:

@@ -10,6 +10,7 @@ import numpy as np
 
 __all__ = ["Difference", "Summary", "paired_difference", "summarize", "t_quantile"]
 
+# 97.5 % quantiles by degrees of freedom: a table, as SciPy would be installed for this alone.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from ..files import write_atomically
 from ..reporting import page, plots
@@ -152,17 +153,17 @@ def _markdown(c: Comparison, command: str) -> str:
     lines += _warnings(c)
     lines += [f"- {sentence}" for sentence in findings(c)] + [""]
     columns, rows = _main_table(c)
-    lines += _markdown_table(columns, rows)
+    lines.append(_markdown_table(columns, rows))
     for title, prefix in _CLASSES.items():
         columns, rows = _class_table(c, prefix)
-        lines += ["", f"**{title}**", "", *_markdown_table(columns, rows)]
+        lines += ["", f"**{title}**", "", _markdown_table(columns, rows)]
     return "\n".join([*lines, "", _NOTE, "", f"```\n{command}\n```", ""])
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[x[0] if isinstance(x, tuple) else x for x in row] for row in rows]
-    align = ["---", *["---:"] * (len(columns) - 1)]
-    return ["| " + " | ".join(map(str, row)) + " |" for row in (columns, align, *cells)]
+    align = ["left", *["right"] * (len(columns) - 1)]
+    return tabulate(cells, columns, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:

@@ -68,7 +68,7 @@ def with_output_hooks(
             several = len(cfg.DATASETS.TEST) > 1
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
             metric = prefix + cfg.OUTPUT.BEST_METRIC
-            added.append(BestCheckpoint(period, checkpointer, metric, folder))
+            added.append(BestCheckpoint(period, folder, checkpointer, metric))
         if cfg.OUTPUT.NUM_PICTURES > 0:
             added.append(EvaluationPicturesHook(period, folder))
     after = [PlotsHook(period, folder)] if cfg.OUTPUT.PLOTS else []
@@ -85,9 +85,14 @@ def _save_classes(cfg: CfgNode, folder: Path) -> None:
 class EvaluationHook(HookBase):
     """Base class: calls :meth:`after_evaluation` after every run of Detectron2's ``EvalHook``."""
 
-    def __init__(self, eval_period: int):
-        """Take the period of the ``EvalHook``, which has to stand before this one."""
+    def __init__(self, eval_period: int, folder: Path):
+        """
+        Args:
+            eval_period: of the ``EvalHook``, which has to stand before this one.
+            folder: OUTPUT_DIR.
+        """
         self._period = eval_period
+        self._folder = folder
 
     def after_step(self) -> None:
         """Call if there was a periodic evaluation."""
@@ -112,11 +117,6 @@ class EvaluationHook(HookBase):
 class ResultsTable(EvaluationHook):
     """Writes ``results.csv``, one row per evaluation."""
 
-    def __init__(self, eval_period: int, folder: Path):
-        """Write into this folder."""
-        super().__init__(eval_period)
-        self._folder = folder
-
     def after_evaluation(self, iterations: int) -> None:
         """Add a row with the metrics that this evaluation put into the storage."""
         storage = self.trainer.storage
@@ -138,18 +138,17 @@ class BestCheckpoint(EvaluationHook):
 
     _NAME = "model_best"
 
-    def __init__(self, eval_period: int, checkpointer: Checkpointer, metric: str, folder: Path):
+    def __init__(self, eval_period: int, folder: Path, checkpointer: Checkpointer, metric: str):
         """
         Args:
             eval_period: of the ``EvalHook``.
+            folder: OUTPUT_DIR.
             checkpointer: saves the model, with what it needs to be resumed.
             metric: name of a metric, the higher the better: "panoptic_seg/PQ".
-            folder: OUTPUT_DIR.
         """
-        super().__init__(eval_period)
+        super().__init__(eval_period, folder)
         self._checkpointer = checkpointer
         self._metric = metric
-        self._folder = folder
         self._best = -math.inf
 
     def before_train(self) -> None:
@@ -166,23 +165,15 @@ class BestCheckpoint(EvaluationHook):
         if not value > self._best:
             return
         self._best = value
-        last = self._checkpointer.get_checkpoint_file() if self._has_checkpoint() else None
+        last = self._checkpointer.get_checkpoint_file()  # "" if there is none
         self._checkpointer.save(self._NAME, iteration=iterations - 1)
-        if last is not None:
+        if last:
             self._checkpointer.tag_last_checkpoint(os.path.basename(last))
         logger.info(f"The best {self._metric} so far, {value:.2f}: saved as {self._NAME}.pth")
 
-    def _has_checkpoint(self) -> bool:
-        return self._checkpointer.has_checkpoint()
-
 
 class EvaluationPicturesHook(EvaluationHook):
-    """Keeps the fixed set of pictures of every evaluation, in a folder and in TensorBoard."""
-
-    def __init__(self, eval_period: int, folder: Path):
-        """Take them from ``inference/`` in this folder, keep them in ``pictures/``."""
-        super().__init__(eval_period)
-        self._folder = folder
+    """Keeps the fixed set of pictures of every evaluation, in ``pictures/`` and in TensorBoard."""
 
     def after_evaluation(self, iterations: int) -> None:
         """Copy the pictures of this evaluation."""
@@ -201,11 +192,6 @@ class EvaluationPicturesHook(EvaluationHook):
 
 class PlotsHook(EvaluationHook):
     """Draws ``plots/*.png`` after every evaluation."""
-
-    def __init__(self, eval_period: int, folder: Path):
-        """Read from and write into this folder."""
-        super().__init__(eval_period)
-        self._folder = folder
 
     def after_evaluation(self, iterations: int) -> None:
         """Draw them anew."""

@@ -211,7 +211,7 @@ def _explain(
     for name, run in parts.items():
         try:
             _export(model, image, run, write, file)
-        except Exception as part_error:
+        except Exception as part_error:  # any operator may fail in its own way
             failing, error = name, part_error
             break
     kind = type(getattr(model, failing)).__name__

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import add_panoptic_lovasz_config
+from ..config import add_panoptic_lovasz_config, flatten
 from ..evaluation.pictures import read_pictures
 from ..visualization.guard import tolerate_errors
 from . import page, plots
@@ -219,20 +219,12 @@ def _changes(file: Path) -> str:
     add_panoptic_lovasz_config(defaults)
     cfg = defaults.clone()
     cfg.merge_from_file(str(file))
-    default_values = dict(_leaves(defaults))
+    default_values = flatten(defaults)
     return "\n".join(
         f"{key}: {value!r}"
-        for key, value in _leaves(cfg)
+        for key, value in flatten(cfg).items()
         if key not in default_values or default_values[key] != value
     )
-
-
-def _leaves(tree: dict, prefix: str = ""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _svg(draw: Callable) -> str:

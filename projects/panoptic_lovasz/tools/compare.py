@@ -31,7 +31,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = load_config(args.config_file, args.opts)
         runs = plan_runs(cfg, losses, range(1, args.seeds + 1), args.output)
         command = f"python -m panoptic_lovasz.tools.compare {shlex.join(argv)}"
-        markdown = ""
         for n, run in enumerate(runs, start=1):
             name = f"[{n}/{len(runs)}] {run.loss}, seed {run.seed}"
             if read_result(run) is not None:
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             start = time.perf_counter()
             train(run)
             print(f"{name}: done in {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
-            markdown = write_comparison(collect(runs), args.output, command, cfg.dump())
+            write_comparison(collect(runs), args.output, command, cfg.dump())
         markdown = write_comparison(collect(runs), args.output, command, cfg.dump())
     except (ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import publish
 from ..checkpoint.model_card import write_model_card
+from ..data import get_panoptic_dataset_dicts
 from ..errors import ConfigError, DatasetError
 from ..inference import PanopticPredictor
 from ..model_zoo import add_to_index, read_index
@@ -80,13 +80,12 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _first_test_image(cfg: CfgNode) -> str | None:
-    """None if the test set is not here: then the card has no picture."""
+    """None if no test set is here: then the card has no picture."""
     for name in cfg.DATASETS.TEST:
-        if name in DatasetCatalog.list():
-            try:
-                return DatasetCatalog.get(name)[0]["file_name"]
-            except Exception:  # Detectron2's own loaders raise errors of many types
-                print(f"the data set '{name}' is not here: no picture; --picture gives one")
+        try:
+            return get_panoptic_dataset_dicts(name)[0]["file_name"]
+        except DatasetError as error:
+            print(f"no picture for the card; --picture gives one: {error}")
     return None
 
 
