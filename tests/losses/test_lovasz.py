@@ -35,6 +35,17 @@ def relative(found, expected):
     return ((found - expected).norm() / expected.norm().clamp(min=1e-12)).item()
 
 
+def assert_as_defined(logits, target, method, **options):
+    value, gradient = value_and_gradient(
+        lovasz_softmax, logits, target, method=method, **BINS, **options
+    )
+    expected, expected_gradient = value_and_gradient(
+        oracle.lovasz_softmax, logits, target, **options
+    )
+    assert value == pytest.approx(expected, abs=VALUE)
+    assert relative(gradient, expected_gradient) < GRADIENT
+
+
 @METHODS
 @pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("classes", ["present", "all", [1], [0, 2, 4]])
@@ -46,14 +57,7 @@ def test_value_and_gradient_are_those_of_the_definition(method, per_image, class
         "classes": classes,
         "class_weights": torch.tensor([0.5, 2.0, 1.0, 0.1, 3.0]) if weighted else None,
     }
-    value, gradient = value_and_gradient(
-        lovasz_softmax, logits, target, method=method, **BINS, **options
-    )
-    expected, expected_gradient = value_and_gradient(
-        oracle.lovasz_softmax, logits, target, **options
-    )
-    assert value == pytest.approx(expected, abs=VALUE)
-    assert relative(gradient, expected_gradient) < GRADIENT
+    assert_as_defined(logits, target, method, **options)
 
 
 @METHODS
@@ -63,15 +67,7 @@ def test_images_may_have_different_classes(method, per_image):
     for image, classes in enumerate(([0, 1], [2], [1, 3, 4])):
         random = torch.tensor(classes)[torch.randint(0, len(classes), (9, 7))]
         target[image] = torch.where(target[image] == 255, 255, random)
-    options = {"per_image": per_image}
-    value, gradient = value_and_gradient(
-        lovasz_softmax, logits, target, method=method, **BINS, **options
-    )
-    expected, expected_gradient = value_and_gradient(
-        oracle.lovasz_softmax, logits, target, **options
-    )
-    assert value == pytest.approx(expected, abs=VALUE)
-    assert relative(gradient, expected_gradient) < GRADIENT
+    assert_as_defined(logits, target, method, per_image=per_image)
 
 
 @METHODS

@@ -110,7 +110,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left.
 
-        A run that SIGTERM stopped resumes in any case.
+        A run that SIGTERM stopped resumes in any case. One that was killed after its last iteration
+        and before the end is brought to its end: evaluated, and saved as ``model_final.pth``.
         """
         marker = interrupted_marker(self.cfg.OUTPUT_DIR)
         if marker.is_file() and not resume:
