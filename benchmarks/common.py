@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -87,8 +89,8 @@ def median(values: list[float]) -> float | None:
 def peak_extra_memory(call: Callable[[], object], device: torch.device) -> int:
     """Bytes that a call holds at its peak beyond what was held before it.
 
-    On the CPU this is resident memory, high-water mark less start (Linux only). Run it in a fresh
-    process, see :func:`memory_process_environment`, after a small call for what stays loaded.
+    On the CPU this is resident memory, high-water mark less start (Linux only). Run it
+    :func:`in_fresh_process`, after a small call for what stays loaded.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -110,15 +112,16 @@ def _resident(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-@contextlib.contextmanager
-def memory_process_environment():
-    """Processes started inside give every freed block of 64 KB or more back to the system.
+def in_fresh_process(function: Callable[..., int], *args: object) -> int:
+    """Call a function in a process that gives every freed block of 64 KB or more back.
 
     Otherwise memory that was freed before the measurement is used again in it, unseen.
     """
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     try:
-        yield
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context) as process:
+            return process.submit(function, *args).result()
     finally:
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
 

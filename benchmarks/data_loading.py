@@ -11,7 +11,6 @@ that of the processor, so that other programs disturb it less.
 """
 
 import argparse
-import csv
 import itertools
 import tempfile
 import time
@@ -39,6 +38,8 @@ from panoptic_lovasz.data import (
 from panoptic_lovasz.data.coco_panoptic import read_coco_panoptic_json
 from panoptic_lovasz.data.id_map import read_panoptic_png
 
+from . import common
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -56,11 +57,7 @@ def main():
             args.json, args.images, args.panoptic = _shapes_at_coco_size(folder, args.num_images)
         rows = measure(args, Path(folder))
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
-    Path(args.csv).parent.mkdir(parents=True, exist_ok=True)
-    with open(args.csv, "w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write_table(rows, Path(args.csv))
 
 
 def measure(args, folder):

@@ -19,7 +19,6 @@ number of images.
 
 import argparse
 import contextlib
-import csv
 import io
 import os
 import tempfile
@@ -40,6 +39,8 @@ from panoptic_lovasz.data import PanopticSample, register_coco_panoptic, write_c
 from panoptic_lovasz.data.id_map import read_panoptic_png
 from panoptic_lovasz.evaluation import PanopticQuality, PanopticQualityEvaluator
 from panoptic_lovasz.evaluation.ground_truth import PanopticGroundTruth
+
+from . import common
 
 NAME = "benchmark_evaluation"
 NUM_CATEGORIES = 133
@@ -63,11 +64,7 @@ def main():
         memory = measure_memory(images)
     print(tabulate(rows, headers="keys", floatfmt=".2f"), end="\n\n")
     print(tabulate(memory, headers="keys", floatfmt=".2f"))
-    Path(args.csv).parent.mkdir(parents=True, exist_ok=True)
-    with open(args.csv, "w", newline="") as f:
-        writer = csv.DictWriter(f, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write_table(rows, Path(args.csv))
 
 
 def make_images(folder, args):

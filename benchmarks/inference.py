@@ -19,10 +19,8 @@ import argparse
 import copy
 import dataclasses
 import functools
-import multiprocessing
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -223,9 +221,7 @@ def peak_memory(workload: str, name: str, device: torch.device, threads: int) ->
     """Bytes at the peak of a call; on the CPU in a fresh process."""
     if device.type == "cuda":
         return peak_memory_here(workload, name, device, threads)
-    context = multiprocessing.get_context("spawn")
-    with common.memory_process_environment(), ProcessPoolExecutor(1, context) as process:
-        return process.submit(peak_memory_here, workload, name, device, threads).result()
+    return common.in_fresh_process(peak_memory_here, workload, name, device, threads)
 
 
 def peak_memory_here(workload: str, name: str, device: torch.device, threads: int) -> int:

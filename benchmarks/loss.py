@@ -18,9 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -137,9 +135,7 @@ def peak_memory(workload: Workload, name: str, device: torch.device, threads: in
     """Bytes at the peak of a step; on the CPU in a fresh process."""
     if device.type == "cuda":
         return peak_memory_here(workload, name, device, threads)
-    context = multiprocessing.get_context("spawn")
-    with common.memory_process_environment(), ProcessPoolExecutor(1, context) as process:
-        return process.submit(peak_memory_here, workload, name, device, threads).result()
+    return common.in_fresh_process(peak_memory_here, workload, name, device, threads)
 
 
 def peak_memory_here(workload: Workload, name: str, device: torch.device, threads: int) -> int:

@@ -14,15 +14,6 @@ def shapes(tmp_path_factory):
     return make_shapes(root, num_train=1, num_val=1, size=64, progress=False)
 
 
-@pytest.fixture(autouse=True)
-def _forget_registrations():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-
-
 @pytest.fixture
 def write(tmp_path):
     def write(content, name="config.yaml"):

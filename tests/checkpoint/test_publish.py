@@ -332,10 +332,7 @@ def test_where_the_test_set_is_not_here_the_card_has_no_picture(
     (folder_copy / "config.yaml").write_text(cfg.dump())
     out = tmp_path / "out"
     DatasetCatalog.register("away_val", load)
-    try:
-        assert main([str(folder_copy / "model_best.pth"), "--name", "x", "--output", str(out)]) == 0
-    finally:
-        DatasetCatalog.remove("away_val")
+    assert main([str(folder_copy / "model_best.pth"), "--name", "x", "--output", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "no picture for the card; --picture gives one" in printed
     assert f"data set 'away_val' cannot be loaded: {error.__name__}: not here" in printed

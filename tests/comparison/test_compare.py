@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_lovasz import load_config
 from panoptic_lovasz.comparison.runs import LOSSES, plan_runs
@@ -22,11 +21,6 @@ QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD"
 def datasets(tmp_path, monkeypatch):
     make_shapes(tmp_path / "datasets/shapes", num_train=4, num_val=2, size=64, progress=False)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
 
 
 def _compare(output, *arguments, losses="ce,ce+lovasz"):

@@ -2,7 +2,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_lovasz.data import PanopticClasses, make_shapes
 
@@ -28,13 +27,3 @@ def shapes(tmp_path_factory) -> Path:
     """A few generated images, 96 x 96."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     return make_shapes(root, num_train=12, num_val=3, size=96, progress=False)
-
-
-@pytest.fixture(autouse=True)
-def _forget_registrations():
-    """Remove the data sets that a test registers."""
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)

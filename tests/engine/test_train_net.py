@@ -116,31 +116,14 @@ def test_the_demo_draws_good_images_skips_bad_ones_and_tells_by_its_exit_code(
     ],
 )
 def test_a_config_that_cannot_be_is_refused_with_the_key(command, tmp_path, options, message):
-    train = [
-        "train_net.py",
-        "--config-file",
-        command.config,
-        "--num-gpus",
-        "0",
-        "OUTPUT_DIR",
-        tmp_path,
-    ]
-    outcome = command.run(*train, *options)
+    outcome = command.run("train_net.py", *command.train_arguments(tmp_path, *options))
     assert outcome.returncode != 0
     assert message in outcome.stderr
 
 
 def test_data_that_is_not_there_is_named_with_where_it_was_looked_for(command, tmp_path):
-    train = [
-        "train_net.py",
-        "--config-file",
-        command.config,
-        "--num-gpus",
-        "0",
-        "OUTPUT_DIR",
-        tmp_path,
-    ]
-    outcome = type(command)(tmp_path).run(*train)
+    elsewhere = type(command)(tmp_path)
+    outcome = elsewhere.run("train_net.py", *command.train_arguments(tmp_path))
     assert outcome.returncode != 0
     assert "annotations/train.json does not exist" in outcome.stderr
     assert "DETECTRON2_DATASETS" in outcome.stderr

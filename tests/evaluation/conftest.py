@@ -54,9 +54,7 @@ def dataset(tmp_path) -> str:
     write_coco_panoptic(json_file, panoptic, CATEGORIES, samples, progress=False)
     name = f"toy_{tmp_path.name}"
     register_coco_panoptic(name, json_file, images, panoptic)
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def model_output(record: dict, classes: PanopticClasses, perturb=lambda ids: ids) -> dict:

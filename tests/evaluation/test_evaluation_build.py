@@ -89,9 +89,7 @@ def cityscapes(tmp_path):
     DatasetCatalog.register(
         name, lambda: load_cityscapes_panoptic(str(images), str(panoptic), str(json_file), builtin)
     )
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def test_detectron2s_cityscapes_registration_works_as_it_is(cfg, cityscapes, predict_perfectly):
@@ -118,12 +116,8 @@ def test_other_data_sets_get_detectron2s_evaluators(cfg, tmp_path, evaluator_typ
         stuff_classes=["sky"],
         ignore_label=255,
     )
-    try:
-        (evaluator,) = build_evaluator(cfg, name)._evaluators
-        assert type(evaluator) is expected
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    (evaluator,) = build_evaluator(cfg, name)._evaluators
+    assert type(evaluator) is expected
 
 
 def test_another_evaluator_type_is_an_error_that_lists_those_there_are(cfg):

@@ -64,9 +64,7 @@ def renumbered(dataset):
     metadata = MetadataCatalog.get(name)
     metadata.set(thing_classes=names, stuff_classes=names, label_divisor=1000, **maps)
     metadata.set(panoptic_json=source.panoptic_json, panoptic_root=source.panoptic_root)
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def test_a_detectron2_registration_gives_the_same_figures(dataset, renumbered, outputs):
@@ -79,15 +77,11 @@ def test_a_registration_without_segments_in_its_dicts_is_read_from_its_json(data
     records = [{"image_id": r["image_id"]} for r in DatasetCatalog.get(dataset)]
     DatasetCatalog.register(name, lambda: records)
     MetadataCatalog.get(name).set(**{k: v for k, v in source.as_dict().items() if k != "name"})
-    try:
-        ours = evaluate(PanopticQualityEvaluator(dataset), *outputs())
-        assert_same(evaluate(PanopticQualityEvaluator(name), *outputs()), ours)
-        records.append({"image_id": 99})
-        with pytest.raises(DatasetError, match=r"1 of the 5 images .* instance image_id 99"):
-            PanopticQualityEvaluator(name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    ours = evaluate(PanopticQualityEvaluator(dataset), *outputs())
+    assert_same(evaluate(PanopticQualityEvaluator(name), *outputs()), ours)
+    records.append({"image_id": 99})
+    with pytest.raises(DatasetError, match=r"1 of the 5 images .* instance image_id 99"):
+        PanopticQualityEvaluator(name)
 
 
 def test_label_maps_without_segments_info_give_the_same_figures(dataset, renumbered, outputs):
@@ -206,14 +200,10 @@ def test_predictions_that_do_not_fit_the_data_set_are_errors_that_name_the_image
 def test_a_data_set_without_panoptic_annotations_is_an_error(dataset):
     name = f"{dataset}_boxes"
     DatasetCatalog.register(name, lambda: [{"image_id": 1}])
-    try:
-        with pytest.raises(DatasetError, match="no panoptic classes"):
-            PanopticQualityEvaluator(name)
-        source = MetadataCatalog.get(dataset).as_dict()
-        kept = {k: v for k, v in source.items() if k not in ("name", "panoptic_json")}
-        MetadataCatalog.get(name).set(**kept)
-        with pytest.raises(DatasetError, match="no panoptic ground truth"):
-            PanopticQualityEvaluator(name)
-    finally:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    with pytest.raises(DatasetError, match="no panoptic classes"):
+        PanopticQualityEvaluator(name)
+    source = MetadataCatalog.get(dataset).as_dict()
+    kept = {k: v for k, v in source.items() if k not in ("name", "panoptic_json")}
+    MetadataCatalog.get(name).set(**kept)
+    with pytest.raises(DatasetError, match="no panoptic ground truth"):
+        PanopticQualityEvaluator(name)
