@@ -36,7 +36,7 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 soak: setup  ## Try what must not break: kills, damaged data, payloads, processes, precision
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.soak $(ARGS)
 
-mutation: setup  ## Find changes of losses and merging that no test notices; takes hours
+mutation: setup  ## Find changes of losses and merging that no test notices; takes an hour
 	$(PY) -m pip install --quiet --constraint requirements-bench.txt mutmut
 	$(PY) tools/mutation.py $(ARGS)
 
