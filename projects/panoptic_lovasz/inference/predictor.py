@@ -196,11 +196,16 @@ class PanopticPredictor:
         return _Input(rgb, self._network_input(rgb), source)
 
     def _network_input(self, rgb: np.ndarray) -> torch.Tensor:
-        pixels = convert_PIL_to_numpy(Image.fromarray(rgb), self.cfg.INPUT.FORMAT)
+        image_format = self.cfg.INPUT.FORMAT
+        pixels = rgb
+        if image_format not in ("RGB", "BGR"):
+            pixels = convert_PIL_to_numpy(Image.fromarray(rgb), image_format)
         resize = self._resize.get_transform(pixels)
         if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
             resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
         pixels = resize.apply_image(pixels)
+        if image_format == "BGR":  # the same pixels as if swapped before, and mostly fewer
+            pixels = pixels[..., ::-1]
         return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     @torch.inference_mode()
