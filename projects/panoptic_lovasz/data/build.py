@@ -104,8 +104,11 @@ def clear_loader_errors() -> Iterator[None]:
     """
     try:
         yield
-    except DatasetError as error:  # from a worker: after the text of its traceback
-        raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
+    except DatasetError as error:
+        _, traceback, message = str(error).rpartition("DatasetError: ")
+        if not traceback:  # not from a worker, or shortened before
+            raise
+        raise DatasetError(message.strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
