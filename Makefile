@@ -10,10 +10,10 @@ help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup:  ## Make the environment; does nothing if it is up to date
-	@bash tools/setup.sh
+	@bash dev/setup.sh
 
 demo: setup  ## Generate a data set, train on the CPU, evaluate, draw pictures
-	$(PY) tools/demo.py $(ARGS)
+	$(PY) dev/demo.py $(ARGS)
 
 test: setup  ## Run every test; ARGS="-k lovasz" for some
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
@@ -38,10 +38,10 @@ soak: setup  ## Try what must not break: kills, damaged data, payloads, processe
 
 mutation: setup  ## Find changes of losses and merging that no test notices; takes an hour
 	$(PY) -m pip install --quiet --constraint requirements-bench.txt mutmut
-	$(PY) tools/mutation.py $(ARGS)
+	$(PY) dev/mutation.py $(ARGS)
 
-lock:  ## Pin tools/requirements/*.in in requirements*.txt (developers; needs uv)
-	bash tools/lock.sh
+lock:  ## Pin dev/requirements/*.in in requirements*.txt (developers; needs uv)
+	bash dev/lock.sh
 
 clean:  ## Remove builds, caches and the demo's output; the environment stays
 	rm -rf .build build .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage output/demo

@@ -10,7 +10,7 @@
 
 import sys
 
-from panoptic_lovasz.inference.command import main
+from panoptic_lovasz.tools.predict import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,8 +25,8 @@ class BuildWithConfigs(build_py):
 
 
 def requirements(name):
-    """The unpinned requirements that tools/requirements/NAME.in lists."""
-    lines = (ROOT / "tools" / "requirements" / f"{name}.in").read_text().splitlines()
+    """The unpinned requirements that dev/requirements/NAME.in lists."""
+    lines = (ROOT / "dev" / "requirements" / f"{name}.in").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 

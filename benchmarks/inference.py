@@ -31,7 +31,7 @@ from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
 from panoptic_lovasz import load_config
-from panoptic_lovasz.modeling.merging import CombineRules, postprocess_panoptic
+from panoptic_lovasz.merging import CombineRules, postprocess_panoptic
 
 from . import common
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 if not torch.cuda.is_available():
     # Triton looks at this when it is first imported, by whichever test does that.
@@ -85,3 +86,23 @@ def training_folder(slim_cfg, tmp_path_factory):
     lines = [json.dumps(row) for row in metrics]
     (folder / "metrics.json").write_text("\n".join([*lines[:2], lines[2][:15], lines[2]]))
     return folder
+
+
+@pytest.fixture(params=["the same images", "no labels"])
+def second_process(request, monkeypatch):
+    """As if there was a second process, with the same images or with images without labels.
+
+    Yields the group of both, and what this one's gradients are multiplied by before their mean
+    over the processes is taken.
+    """
+    same = request.param == "the same images"
+
+    def all_reduce(tensor, group):
+        assert group == "both"
+        tensor.mul_(2 if same else 1)
+
+    monkeypatch.setattr(dist, "get_world_size", lambda group="both": {"both": 2}[group])
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    dist.group.WORLD = "both"
+    yield "both", 1 if same else 2
+    dist.group.WORLD = None

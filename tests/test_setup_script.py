@@ -1,4 +1,4 @@
-"""tools/setup.sh, run with a stand-in for the environment's Python that notes how it is called."""
+"""dev/setup.sh, run with a stand-in for the environment's Python that notes how it is called."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         self.environment = folder / "an environment"
-        for pattern in ("tools/setup.sh", "tools/wheels/*", "tools/requirements/*", "requ*.txt"):
+        for pattern in ("dev/setup.sh", "dev/wheels/*", "dev/requirements/*", "requ*.txt"):
             for file in ROOT.glob(pattern):
                 if file.is_file():
                     self.write(file.relative_to(ROOT), file.read_text())
@@ -40,7 +40,7 @@ class Project:
     def set_up(self, **settings) -> subprocess.CompletedProcess:
         variables = {"VENV": str(self.environment), "FAIL": "", "USERS_DETECTRON2": "", **settings}
         return subprocess.run(
-            ["bash", self.folder / "tools" / "setup.sh"],
+            ["bash", self.folder / "dev" / "setup.sh"],
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
@@ -76,7 +76,7 @@ def test_set_up_that_is_done_calls_nothing(project):
 
 
 @pytest.mark.parametrize(
-    "changed", ["requirements.txt", "tools/wheels/detectron2.yaml", "setup.py", "tools/setup.sh"]
+    "changed", ["requirements.txt", "dev/wheels/detectron2.yaml", "setup.py", "dev/setup.sh"]
 )
 def test_set_up_runs_again_when_what_it_was_made_from_changes(project, changed):
     project.set_up()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-WHEELS = Path(__file__).parents[1] / "tools" / "wheels"
+WHEELS = Path(__file__).parents[1] / "dev" / "wheels"
 BUILD_DIR = WHEELS.parents[1] / ".build"
 RECIPES = sorted(WHEELS.glob("*.yaml"))
 

@@ -15,9 +15,9 @@ from panoptic_lovasz.data import (
     register_coco_panoptic,
     write_coco_panoptic,
 )
-from panoptic_lovasz.inference.command import main
 from panoptic_lovasz.inference.job import Job
 from panoptic_lovasz.inference.video import VideoReader, VideoWriter
+from panoptic_lovasz.tools.predict import main
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -5,7 +5,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
-from panoptic_lovasz.losses import fused_triton
+from panoptic_lovasz.losses.kernels import triton_impl
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8", torch.bool: "i1"}
@@ -47,11 +47,9 @@ def main():
         class_weights = None if scale_factor == 4 else torch.ones(num_classes)
         options = {"scale_factor": scale_factor, "ignore_index": 255}
         options["class_weights"] = class_weights
-        counters, _, saved = fused_triton.count(logits, target, active, num_bins=1024, **options)
+        counters, _, saved = triton_impl.count(logits, target, active, num_bins=1024, **options)
         coefficients = torch.ones(2)
-        fused_triton.weigh(
-            logits, target, saved, active, counters.float(), *coefficients, **options
-        )
+        triton_impl.weigh(logits, target, saved, active, counters.float(), *coefficients, **options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from panoptic_lovasz.losses import cross_entropy_lovasz, fused, fused_torch, lovasz_softmax
+from panoptic_lovasz.losses import cross_entropy_lovasz, fused, lovasz_softmax
+from panoptic_lovasz.losses.kernels import torch_impl
 
 BINS = {"num_bins": 2**15}  # few pixels share a bin
 
@@ -79,7 +80,7 @@ def test_any_shape_cut_into_any_strips_gives_the_same(
     options = {"scale_factor": scale_factor, "ignored": ignored, "scale": scale, "seed": seed}
     logits, target = make(batch, num_classes, size, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_torch, "STRIP_ELEMENTS", strip)
+        patch.setattr(torch_impl, "STRIP_ELEMENTS", strip)
         ce, lovasz = torch_loss(logits, target, scale_factor=scale_factor, num_bins=64)
         found = gradient(ce + lovasz, logits)
     expected_ce, expected_lovasz = oracle.cross_entropy_lovasz(
@@ -105,7 +106,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_nothing_of_the_size_of_the_upsampled_logits_is_ever_stored(monkeypatch):
-    monkeypatch.setattr(fused_torch, "STRIP_ELEMENTS", 1 << 13)
+    monkeypatch.setattr(torch_impl, "STRIP_ELEMENTS", 1 << 13)
     logits, target = make(batch=2, num_classes=40, size=(16, 16))
     with LargestTensor() as largest:
         ce, lovasz = torch_loss(logits, target, num_bins=16)
@@ -154,7 +155,7 @@ def test_the_mean_over_two_processes_is_that_of_one_with_all_images(
 
 
 def test_with_a_lovasz_weight_of_0_only_the_cross_entropy_is_computed(monkeypatch):
-    monkeypatch.setattr(fused_torch, "_bins", lambda *_: pytest.fail("counted for nothing"))
+    monkeypatch.setattr(torch_impl, "_bins", lambda *_: pytest.fail("counted for nothing"))
     logits, target = make()
     ce, lovasz = torch_loss(logits, target, lovasz_weight=0.0)
     expected, _ = oracle.cross_entropy_lovasz(logits, target)
@@ -175,8 +176,8 @@ def test_with_a_cross_entropy_weight_of_0_only_the_lovasz_loss_has_a_gradient():
 def test_only_classes_that_take_part_are_counted(monkeypatch):
     logits, target = make()  # class 4 is not present
     rows = []
-    bins = fused_torch._bins
-    monkeypatch.setattr(fused_torch, "_bins", lambda p, y, c, k: rows.append(c) or bins(p, y, c, k))
+    bins = torch_impl._bins
+    monkeypatch.setattr(torch_impl, "_bins", lambda p, y, c, k: rows.append(c) or bins(p, y, c, k))
     torch_loss(logits, target)
     torch_loss(logits, target, classes=[1, 4])
     assert rows[0].tolist() == [0, 1, 2, 3]
@@ -311,11 +312,11 @@ def test_values_are_the_same_without_gradients():
 
 def test_auto_falls_back_to_plain_pytorch_where_the_compiled_package_is_absent(monkeypatch):
     choose = fused._implementation.__wrapped__  # without its cache
-    monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.fused_numba", None)
-    assert choose("auto", "cpu") is fused_torch
-    assert choose("auto", "meta") is fused_torch
-    assert choose("torch", "cpu") is fused_torch
-    with pytest.raises(ImportError, match="fused_numba"):
+    monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.kernels.numba_impl", None)
+    assert choose("auto", "cpu") is torch_impl
+    assert choose("auto", "meta") is torch_impl
+    assert choose("torch", "cpu") is torch_impl
+    with pytest.raises(ImportError, match="numba_impl"):
         choose("numba", "cpu")
 
 
@@ -326,7 +327,7 @@ def test_auto_takes_the_compiled_implementation_where_there_is_something_to_comp
     def count(*_, **__):
         raise Taken
 
-    compiled = pytest.importorskip("panoptic_lovasz.losses.fused_numba")
+    compiled = pytest.importorskip("panoptic_lovasz.losses.kernels.numba_impl")
     monkeypatch.setattr(compiled, "count", count)
     logits, target = make()
     with pytest.raises(Taken):
@@ -353,20 +354,20 @@ def test_passes_treat_labels_out_of_range_like_ignored_ones():
     for outside in ([255] * 4, [-7, -1, 5, 2**31 - 1]):
         bad = target.clone()
         bad[0, 3, 4:8] = torch.tensor(outside)
-        counters, sums, saved = fused_torch.count(logits, bad, active, num_bins=64, **options)
+        counters, sums, saved = torch_impl.count(logits, bad, active, num_bins=64, **options)
         one = torch.ones(())
-        grad = fused_torch.weigh(logits, bad, saved, active, weights, one, one, **options)
+        grad = torch_impl.weigh(logits, bad, saved, active, weights, one, one, **options)
         results.append((counters, sums, grad))
     for ignored, outside in zip(*results, strict=True):
         assert torch.equal(ignored, outside)
 
 
 def test_sums_of_the_cross_entropy_are_float64(monkeypatch):
-    monkeypatch.setattr(fused_torch, "STRIP_ELEMENTS", 1)
+    monkeypatch.setattr(torch_impl, "STRIP_ELEMENTS", 1)
     options = {"num_bins": 8, "scale_factor": 2, "ignore_index": 255}
     logits, target = torch.zeros(1, 3, 300, 5), torch.zeros(1, 600, 10, dtype=torch.long)
     weights, active = torch.full((3,), 0.1), torch.ones(1, 3, dtype=torch.bool)
-    _, sums, _ = fused_torch.count(logits, target, active, class_weights=weights, **options)
+    _, sums, _ = torch_impl.count(logits, target, active, class_weights=weights, **options)
     nll, weight = torch.tensor(3.0).log() * weights[0], weights[0]
     assert sums.tolist() == pytest.approx([6000 * nll.item(), 6000 * weight.item()], rel=1e-12)
 
@@ -376,13 +377,13 @@ def test_the_second_pass_returns_a_gradient_of_the_type_of_the_logits():
     active, one = torch.ones(1, 3, dtype=torch.bool), torch.ones(())
     options = {"scale_factor": 1, "ignore_index": 255, "class_weights": None}
     weights = torch.rand(1, 3, 2, 8)
-    found = fused_torch.weigh(logits, target, None, active, weights, one, one, **options)
+    found = torch_impl.weigh(logits, target, None, active, weights, one, one, **options)
     assert found.dtype == torch.float16 and found.shape == logits.shape
 
 
 def test_ignored_pixels_add_nothing_to_the_counters():
     logits, target = make(ignored=1.1)
-    counters, sums, _ = fused_torch.count(
+    counters, sums, _ = torch_impl.count(
         logits,
         target,
         torch.ones(1, 5, dtype=torch.bool),

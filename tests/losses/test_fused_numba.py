@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 numba = pytest.importorskip("numba")
 
 from panoptic_lovasz.compiled import jit  # noqa: E402
-from panoptic_lovasz.losses import fused_numba, fused_torch  # noqa: E402
 from panoptic_lovasz.losses.counters import RESIDUAL_BITS, RESIDUAL_TOTAL_BITS  # noqa: E402
 from panoptic_lovasz.losses.fused import cross_entropy_lovasz  # noqa: E402
+from panoptic_lovasz.losses.kernels import numba_impl, torch_impl  # noqa: E402
 
 # B, C, h, w, s
 SHAPES = [
@@ -64,8 +64,8 @@ def assert_same(logits, target, tolerance=1e-5, **options):
 def test_counts_the_same_pixels_in_the_same_bins(shape, per_image):
     logits, target = make_batch(shape)
     active = torch.rand(shape[0] if per_image else 1, shape[1]) < 0.7
-    counters, sums, _ = count(fused_numba, logits, target, active, shape[-1])
-    expected, expected_sums, _ = count(fused_torch, logits, target, active, shape[-1])
+    counters, sums, _ = count(numba_impl, logits, target, active, shape[-1])
+    expected, expected_sums, _ = count(torch_impl, logits, target, active, shape[-1])
     counts, residuals = counters >> RESIDUAL_TOTAL_BITS, counters % (1 << RESIDUAL_TOTAL_BITS)
     torch.testing.assert_close(sums, expected_sums, rtol=1e-6, atol=1e-6)
     assert torch.equal(counts.sum(-1), (expected >> RESIDUAL_TOTAL_BITS).sum(-1))
@@ -89,8 +89,8 @@ def test_counters_are_identical_where_no_rounding_is_involved(num_classes, num_b
     _, target = make_batch((2, num_classes, 3, 5, 4))
     logits = torch.full((2, num_classes, 3, 5), 0.75)
     active = torch.ones(1, num_classes, dtype=torch.bool)
-    counters, *_ = count(fused_numba, logits, target, active, 4, num_bins)
-    expected, *_ = count(fused_torch, logits, target, active, 4, num_bins)
+    counters, *_ = count(numba_impl, logits, target, active, 4, num_bins)
+    expected, *_ = count(torch_impl, logits, target, active, 4, num_bins)
     assert torch.equal(counters, expected)
 
 
@@ -105,8 +105,8 @@ def test_places_a_single_pixel_within_one_step(logits, label, num_bins):
     num_classes = logits.shape[1]
     target = torch.full((1, 1, 1), label % num_classes)
     active = torch.ones(1, num_classes, dtype=torch.bool)
-    counters, *_ = count(fused_numba, logits, target, active, 1, num_bins)
-    expected, *_ = count(fused_torch, logits, target, active, 1, num_bins)
+    counters, *_ = count(numba_impl, logits, target, active, 1, num_bins)
+    expected, *_ = count(torch_impl, logits, target, active, 1, num_bins)
 
     def place(counters):
         bins = (counters[0] > 0).int().argmax(-1)
@@ -164,7 +164,7 @@ def test_takes_logits_of_any_layout():
 @pytest.mark.parametrize("elements", [1, 100, 1000])
 def test_results_hardly_depend_on_the_size_of_the_tiles(monkeypatch, elements):
     logits, target = make_batch((1, 5, 9, 23, 4))
-    monkeypatch.setattr(fused_numba, "TILE_ELEMENTS", elements)
+    monkeypatch.setattr(numba_impl, "TILE_ELEMENTS", elements)
     assert_same(logits, target)
 
 
@@ -236,9 +236,9 @@ def test_a_batch_without_labels_gives_zero_and_no_gradient(per_image):
 def test_labels_outside_the_classes_are_never_used_as_an_index():
     logits, target = make_batch((1, 4, 5, 6, 4))
     active = torch.ones(1, 4, dtype=torch.bool)
-    expected, *_ = count(fused_numba, logits, target, active, 4)
+    expected, *_ = count(numba_impl, logits, target, active, 4)
     target[target == 255] = torch.tensor([4, -1, 1 << 40])[torch.arange((target == 255).sum()) % 3]
-    counters, *_ = count(fused_numba, logits, target, active, 4)
+    counters, *_ = count(numba_impl, logits, target, active, 4)
     assert torch.equal(counters, expected)
 
 
@@ -279,7 +279,7 @@ def test_an_error_in_a_thread_surfaces(monkeypatch):
     def fail(*args):
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(fused_numba, "count_rows", fail)
+    monkeypatch.setattr(numba_impl, "count_rows", fail)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     with pytest.raises(RuntimeError, match="no compiler"):
         loss_and_gradient(logits, target, "numba", scale_factor=1)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from panoptic_lovasz.losses import cross_entropy_lovasz, fused_torch, fused_triton
+from panoptic_lovasz.losses import cross_entropy_lovasz
 from panoptic_lovasz.losses.counters import unpack
+from panoptic_lovasz.losses.kernels import torch_impl, triton_impl
 
 # What numpy says in the interpreter of values that are not finite, or very small.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -75,8 +76,8 @@ def assert_same(logits, target, active, scale_factor, num_bins=64, tolerance=1e-
     # Weights that hardly differ from one bin to the next, for pixels that another rounding moves.
     weights = torch.rand(groups, num_classes, 2, 1) + torch.linspace(0, 1, num_bins)
     arguments = (logits, target, active, weights.to(DEVICE), scale_factor, num_bins)
-    counters, sums, gradient = both_passes(fused_triton, *arguments, **options)
-    expected_counters, expected_sums, expected = both_passes(fused_torch, *arguments, **options)
+    counters, sums, gradient = both_passes(triton_impl, *arguments, **options)
+    expected_counters, expected_sums, expected = both_passes(torch_impl, *arguments, **options)
     counts, errors = unpack(counters)
     expected_counts, expected_errors = unpack(expected_counters)
     pixels = expected_counts.sum(-1)
@@ -137,8 +138,8 @@ def test_labels_outside_the_classes_are_ignored_and_index_nothing():
     for row, label in enumerate([-1, 3, -(2**31), 2**40]):
         target[:, row], ignored[:, row] = label, 255
     weights = torch.rand(1, 3, 2, 64, device=DEVICE)
-    found = both_passes(fused_triton, logits, target, active, weights, 2)
-    expected = both_passes(fused_triton, logits, ignored, active, weights, 2)
+    found = both_passes(triton_impl, logits, target, active, weights, 2)
+    expected = both_passes(triton_impl, logits, ignored, active, weights, 2)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -152,7 +153,7 @@ def test_only_active_classes_are_counted():
     logits, target = make_batch((1, 4, 2, 2, 4))
     active = torch.tensor([[True, False, True, False]], device=DEVICE)
     weights = torch.zeros(1, 4, 2, 64, device=DEVICE)
-    counters, _, _ = both_passes(fused_triton, logits, target, active, weights, 4)
+    counters, _, _ = both_passes(triton_impl, logits, target, active, weights, 4)
     assert counters.flatten(2).any(-1).tolist() == active.tolist()
 
 
@@ -197,9 +198,9 @@ def test_logits_that_are_not_finite_in_a_place_without_labels_harm_nothing(bad):
     target[:, :6] = 255
     active = torch.ones(1, 3, dtype=torch.bool, device=DEVICE)
     weights = torch.rand(1, 3, 2, 64, device=DEVICE)
-    counters, sums, expected = both_passes(fused_triton, logits, target, active, weights, 2)
+    counters, sums, expected = both_passes(triton_impl, logits, target, active, weights, 2)
     logits[:, :, 0] = bad
-    found = both_passes(fused_triton, logits, target, active, weights, 2)
+    found = both_passes(triton_impl, logits, target, active, weights, 2)
     assert torch.equal(found[0], counters) and torch.equal(found[1], sums)
     assert torch.equal(found[2], expected)
     assert not expected[:, :, 0].any()
@@ -211,9 +212,9 @@ def test_a_class_whose_logits_are_all_minus_infinity_has_probability_0():
     weights = torch.rand(1, 3, 2, 64, device=DEVICE)
     arguments = (logits, target % 2, active, weights, 4)
     logits[:, 2] = -1e9
-    expected = both_passes(fused_triton, *arguments)
+    expected = both_passes(triton_impl, *arguments)
     logits[:, 2] = -math.inf
-    found = both_passes(fused_triton, *arguments)
+    found = both_passes(triton_impl, *arguments)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert not found[2][:, 2].any()
 
@@ -233,9 +234,9 @@ def test_results_are_the_same_in_every_run():
     logits, target = make_batch((2, 54, 50, 76, 4))
     active = torch.ones(1, 54, dtype=torch.bool, device=DEVICE)
     weights = torch.rand(1, 54, 2, 64, device=DEVICE)
-    first = both_passes(fused_triton, logits, target, active, weights, 4)
+    first = both_passes(triton_impl, logits, target, active, weights, 4)
     for _ in range(5):
-        again = both_passes(fused_triton, logits, target, active, weights, 4)
+        again = both_passes(triton_impl, logits, target, active, weights, 4)
         assert all(torch.equal(a, b) for a, b in zip(again, first, strict=True))
 
 

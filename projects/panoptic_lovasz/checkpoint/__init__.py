@@ -4,17 +4,14 @@ from .checkpointer import SafeCheckpointer
 from .folder import Checkpoint, find_checkpoint, save_classes
 from .formats import read_weights
 from .loading import load_weights
-from .publish import PublishedFiles, publish
 from .published import ModelInfo, read_model_info
 
 __all__ = [
     "Checkpoint",
     "ModelInfo",
-    "PublishedFiles",
     "SafeCheckpointer",
     "find_checkpoint",
     "load_weights",
-    "publish",
     "read_model_info",
     "read_weights",
     "save_classes",

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import write_atomically
-from ..modeling.merging import CombineRules, postprocess_panoptic
+from ..merging import CombineRules, postprocess_panoptic
 from .predictor import PanopticPredictor
 
 __all__ = ["OUTPUTS", "check_export", "export_predictor", "load_exported", "merge_outputs"]

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import fused_torch
 from .counters import MAX_PIXELS, bin_weights, unpack
+from .kernels import torch_impl
 from .labels import (
     as_class_weights,
     check_labels,
@@ -29,7 +29,8 @@ from .labels import (
 
 __all__ = ["cross_entropy_lovasz"]
 
-COMPILED = {"cpu": ".fused_numba", "cuda": ".fused_triton"}
+KERNELS = f"{__package__}.kernels"
+COMPILED = {"cpu": ".numba_impl", "cuda": ".triton_impl"}
 IMPLEMENTATIONS = ("auto", "torch", "numba", "triton")
 
 
@@ -107,7 +108,7 @@ def cross_entropy_lovasz(
             present = present_classes(target, num_classes, ignore_index, num_groups)
             shares = _shares(present, classes, class_weights, per_image, process_group)
     options = _Options(
-        module=_implementation(impl, logits.device.type) if target.numel() else fused_torch,
+        module=_implementation(impl, logits.device.type) if target.numel() else torch_impl,
         passes={
             "scale_factor": int(scale_factor),
             "ignore_index": ignore_index,
@@ -217,10 +218,10 @@ def _implementation(impl: str, device_type: str) -> ModuleType:
     """The module with the functions ``count`` and ``weigh`` for this choice and device."""
     if impl == "auto":
         try:
-            return importlib.import_module(COMPILED[device_type], __package__)
+            return importlib.import_module(COMPILED[device_type], KERNELS)
         except (KeyError, ImportError):  # the packages are optional
-            return fused_torch
-    return importlib.import_module(f".fused_{impl}", __package__)
+            return torch_impl
+    return importlib.import_module(f".{impl}_impl", KERNELS)
 
 
 def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:

@@ -10,15 +10,18 @@
 """
 
 from .index import Entry, add_to_index, read_index
+from .publish import PublishedFiles, publish
 from .zoo import find_model, get, get_checkpoint, get_config, list
 
 __all__ = [
     "Entry",
+    "PublishedFiles",
     "add_to_index",
     "find_model",
     "get",
     "get_checkpoint",
     "get_config",
     "list",
+    "publish",
     "read_index",
 ]

@@ -12,10 +12,10 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import file_lock
 
-from ..checkpoint.publish import PublishedFiles
 from ..checkpoint.published import sha256_of
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
+from .publish import PublishedFiles
 
 __all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "fetch", "read_index"]
 

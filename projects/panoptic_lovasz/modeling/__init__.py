@@ -1,6 +1,12 @@
-"""The semantic head and the meta-architecture, registered in Detectron2's registries."""
+"""Detectron2's side of the model: heads, losses, meta-architecture, registered by their names."""
 
+from .losses import SEM_SEG_LOSS_REGISTRY, build_sem_seg_loss
 from .meta_arch import PanopticLovaszFPN
 from .semantic_head import LovaszSemSegFPNHead
 
-__all__ = ["LovaszSemSegFPNHead", "PanopticLovaszFPN"]
+__all__ = [
+    "SEM_SEG_LOSS_REGISTRY",
+    "LovaszSemSegFPNHead",
+    "PanopticLovaszFPN",
+    "build_sem_seg_loss",
+]

@@ -12,8 +12,8 @@ from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from ..errors import ConfigError, DatasetError
+from ..merging import CombineRules, postprocess_panoptic
 from .memory import reuse_freed_memory
-from .merging import CombineRules, postprocess_panoptic
 
 __all__ = ["PanopticLovaszFPN"]
 

@@ -9,7 +9,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
-from ..losses import build_sem_seg_loss
+from .losses import build_sem_seg_loss
 
 __all__ = ["LovaszSemSegFPNHead"]
 

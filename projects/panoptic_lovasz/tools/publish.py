@@ -12,12 +12,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import publish
-from ..checkpoint.model_card import write_model_card
 from ..data import get_panoptic_dataset_dicts
 from ..errors import ConfigError, DatasetError
 from ..inference import PanopticPredictor
-from ..model_zoo import add_to_index, read_index
+from ..model_zoo import add_to_index, publish, read_index
+from ..model_zoo.model_card import write_model_card
 
 
 def main(argv: list[str] | None = None) -> int:

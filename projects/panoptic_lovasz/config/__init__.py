@@ -1,0 +1,7 @@
+"""Configuration: the keys that the project adds, and reading configs."""
+
+from .. import modeling  # noqa: F401  # registers what the config's names stand for
+from .defaults import add_panoptic_lovasz_config
+from .loading import flatten, load_config, set_options
+
+__all__ = ["add_panoptic_lovasz_config", "flatten", "load_config", "set_options"]

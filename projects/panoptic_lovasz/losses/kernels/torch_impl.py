@@ -1,0 +1,190 @@
+"""Cross-entropy and Lovász-Softmax from low-resolution logits, in plain PyTorch.
+
+The image is worked through in strips of rows, so that upsampled logits exist for one strip at a
+time only. Runs on any device and is the yardstick for the compiled implementations. Each
+implementation is a module with the functions :func:`count` and :func:`weigh`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..counters import bin_errors
+
+__all__ = ["count", "weigh"]
+
+# Elements (classes x pixels) of one strip: 4 MB of float32, small enough for a CPU's caches.
+STRIP_ELEMENTS = 1 << 20
+
+
+def count(
+    logits: Tensor,
+    target: Tensor,
+    active: Tensor,
+    *,
+    scale_factor: int,
+    ignore_index: int,
+    num_bins: int,
+    class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """First pass: counters of the Lovász loss and sums of the cross-entropy.
+
+    Args:
+        logits: (B, C, h, w), any floating dtype, contiguous.
+        target: (B, h s, w s), any integer dtype, contiguous. Pixels whose label is
+            ``ignore_index`` or lies outside [0, C) do not count.
+        active: (G, C) bool. G is 1 (the batch is one group) or B (each image is one). Counters
+            of classes that are not active stay 0.
+        scale_factor: s, the factor of the bilinear upsampling (``align_corners=False``).
+        ignore_index: label of the pixels that do not count; may lie inside [0, C).
+        num_bins: K.
+        class_weights: (C,) float32, or None for all 1.
+
+    Returns:
+        - counters (G, C, 2, K) int64: per group, class, background (0) or foreground (1) and bin
+          the sum of what :func:`.counters.bin_errors` returns for a pixel.
+        - (2,) float64: sum of weight times negative log-likelihood, and sum of the weights. The
+          first is NaN where the softmax of a pixel that counts is.
+        - (B, h s, w s) float32 or None: whatever the implementation wants back in :func:`weigh`
+          per pixel, such as the log-sum-exp.
+    """
+    num_groups, num_classes = active.shape
+    shape = (num_groups, num_classes, 2, num_bins)
+    counters = torch.zeros(shape, dtype=torch.int64, device=logits.device)
+    sums = torch.zeros(2, dtype=torch.float64, device=logits.device)
+    classes = [row.nonzero().flatten() for row in active]
+    for strip in _strips(logits, scale_factor):
+        group = strip.image % num_groups
+        upsampled = strip.upsample(logits[strip.image, :, strip.rows].float(), scale_factor)
+        label = strip.labels(target, num_classes, ignore_index)
+        probabilities, log_sum, shifted = _softmax(upsampled)
+        weight = _pixel_weights(label, class_weights)
+        nll = log_sum - shifted.gather(0, label.clamp(min=0)[None])[0]
+        sums[0] += torch.where(label >= 0, nll * weight, 0).sum(dtype=torch.float64)
+        sums[1] += weight.sum(dtype=torch.float64)
+        if len(classes[group]):
+            index, _, value = _bins(probabilities, label, classes[group], num_bins)
+            value.masked_fill_(label < 0, 0)
+            counters[group].view(-1).scatter_add_(0, index.view(-1), value.view(-1))
+    return counters, sums, None
+
+
+def weigh(
+    logits: Tensor,
+    target: Tensor,
+    saved: Tensor | None,
+    active: Tensor,
+    weights: Tensor,
+    ce_coefficient: Tensor,
+    lovasz_coefficient: Tensor,
+    *,
+    scale_factor: int,
+    ignore_index: int,
+    class_weights: Tensor | None,
+) -> Tensor:
+    """Second pass: gradient with respect to the low-resolution logits.
+
+    Args:
+        saved: the third result of :func:`count`.
+        weights: (G, C, 2, K) float32, derivative of the Lovász term with respect to the error of
+            a pixel in that bin. Only the rows of active classes are read.
+        ce_coefficient: 0-dim float32 on the logits' device, factor of the cross-entropy sum.
+        lovasz_coefficient: the same, of the Lovász term.
+
+    The other arguments are those of :func:`count`.
+
+    Returns:
+        (B, C, h, w) in the dtype of ``logits``. Pixels that do not count add exactly 0.
+    """
+    num_groups, num_classes, _, num_bins = weights.shape
+    gradient = torch.zeros(logits.shape, device=logits.device)
+    classes = [row.nonzero().flatten() for row in active]
+    for strip in _strips(logits, scale_factor):
+        group = strip.image % num_groups
+        low = logits[strip.image, :, strip.rows].float().requires_grad_()
+        with torch.enable_grad():
+            upsampled = strip.upsample(low, scale_factor)
+        label = strip.labels(target, num_classes, ignore_index)
+        p, _, _ = _softmax(upsampled.detach())
+        ce = ce_coefficient * _pixel_weights(label, class_weights)
+        strip_gradient = p * ce
+        if len(classes[group]):
+            index, foreground, _ = _bins(p, label, classes[group], num_bins)
+            # dm/dp is -1 for foreground and 1 for background.
+            slope = weights[group].view(-1)[index] * lovasz_coefficient
+            through_p = p[classes[group]] * torch.where(foreground, -slope, slope)
+            strip_gradient.sub_(p * through_p.sum(0)).index_add_(0, classes[group], through_p)
+        strip_gradient.scatter_add_(0, label.clamp(min=0)[None], -ce[None])
+        strip_gradient.masked_fill_(label < 0, 0)
+        (through,) = torch.autograd.grad(upsampled, low, strip_gradient)
+        gradient[strip.image, :, strip.rows] += through
+    return gradient.to(logits.dtype)
+
+
+class _Strip(NamedTuple):
+    """Some rows of one image."""
+
+    image: int
+    rows: slice  # rows of the logits that the strip depends on
+    inner: slice  # the strip's rows among these, upsampled
+    pixels: slice  # the strip's rows in the target
+
+    def upsample(self, logits: Tensor, scale_factor: int) -> Tensor:
+        """(C, rows, w) logits -> (C, N) logits of the strip's pixels."""
+        if scale_factor > 1:
+            logits = F.interpolate(
+                logits[None], scale_factor=scale_factor, mode="bilinear", align_corners=False
+            )[0]
+        return logits[:, self.inner].flatten(1)
+
+    def labels(self, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+        """(N,) int64 labels of the strip's pixels, -1 where they do not count."""
+        label = target[self.image, self.pixels].flatten().long()
+        return label.masked_fill((label == ignore_index) | (label < 0) | (label >= num_classes), -1)
+
+
+def _strips(logits: Tensor, scale_factor: int) -> Iterator[_Strip]:
+    batch, num_classes, height, width = logits.shape
+    step = max(1, STRIP_ELEMENTS // (num_classes * width * scale_factor**2))
+    for image in range(batch):
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            # Interpolation reads one more row on either side.
+            start, stop = max(first - 1, 0), min(last + 1, height)
+            yield _Strip(
+                image,
+                slice(start, stop),
+                slice((first - start) * scale_factor, (last - start) * scale_factor),
+                slice(first * scale_factor, last * scale_factor),
+            )
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(C, N) -> softmax; log-sum-exp of the shifted logits (N,); logits minus their maximum."""
+    shifted = logits - logits.amax(0)
+    exp = shifted.exp()
+    total = exp.sum(0)
+    return exp.div_(total), total.log(), shifted
+
+
+def _pixel_weights(label: Tensor, class_weights: Tensor | None) -> Tensor:
+    """Weight of each pixel in the cross-entropy, 0 where it does not count; (N,) float32."""
+    if class_weights is None:
+        return (label >= 0).float()
+    return class_weights[label.clamp(min=0)].masked_fill(label < 0, 0)
+
+
+def _bins(
+    p: Tensor, label: Tensor, classes: Tensor, num_bins: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For every active class and pixel: flat index of its counter, foreground or not, integer."""
+    foreground = classes[:, None] == label
+    errors = p[classes]
+    errors = torch.where(foreground, 1 - errors, errors)
+    bins, value = bin_errors(errors, num_bins)
+    return bins.add_((classes[:, None] * 2 + foreground) * num_bins), foreground, value

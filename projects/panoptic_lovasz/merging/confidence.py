@@ -1,0 +1,54 @@
+"""Which of two claims to a pixel is the more confident: the instance's or the stuff class's."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.layers.mask_ops import _do_paste_mask
+from detectron2.structures import Instances
+
+from .labels import CLASSES_PER_CHUNK, semantic_logits
+
+__all__ = ["instance_confidence", "stuff_confidence"]
+
+
+def stuff_confidence(
+    logits: torch.Tensor, scale: int, image_size: tuple[int, int], size: tuple[int, int]
+) -> torch.Tensor:
+    """Softmax probability of the most probable semantic class, (H, W) float32 in (0, 1].
+
+    Args: see :func:`.labels.semantic_logits`.
+    """
+    top = torch.full(size, -torch.inf, device=logits.device)
+    total = top.clone()
+    for start in range(0, len(logits), CLASSES_PER_CHUNK):
+        chunk = logits[start : start + CLASSES_PER_CHUNK]
+        chunk = semantic_logits(chunk, scale, image_size, size).float()
+        top = torch.maximum(top, chunk.amax(dim=0))
+        total = torch.logaddexp(total, chunk.logsumexp(dim=0))
+    return (top - total).exp()
+
+
+def instance_confidence(
+    instances: Instances,
+    mask_probabilities: torch.Tensor,
+    owner: torch.Tensor,
+    accepted: torch.Tensor,
+    order: torch.Tensor,
+) -> torch.Tensor:
+    """Score times mask probability of every pixel's instance, (H, W) float32, 0 where none is.
+
+    Args:
+        instances: in the output's size, with ``scores`` and ``pred_boxes``.
+        mask_probabilities: (N, M, M) inside the boxes.
+        owner, accepted, order: see :func:`.merge_torch.accept`.
+    """
+    confidence = torch.zeros(owner.shape, device=owner.device)
+    boxes = instances.pred_boxes.tensor
+    for position in accepted.nonzero().flatten().tolist():
+        i = order[position]
+        probability, window = _do_paste_mask(
+            mask_probabilities[i, None, None], boxes[i, None], *owner.shape
+        )
+        mine = owner[window] == position + 1
+        confidence[window][mine] = (instances.scores[i] * probability[0].float())[mine]
+    return confidence

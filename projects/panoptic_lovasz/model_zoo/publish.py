@@ -1,0 +1,207 @@
+"""Publish a trained model: weights and all that belongs to them in one file, and stock formats."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import detectron2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+
+from ..checkpoint.folder import find_checkpoint
+from ..checkpoint.formats import read_weights
+from ..checkpoint.published import ModelInfo
+from ..config import load_config
+from ..data.classes import PanopticClasses
+from ..data.register import get_panoptic_classes
+from ..errors import CheckpointError, ConfigError, DatasetError
+from ..files import write_atomically
+
+__all__ = ["PublishedFiles", "publish", "read_metrics"]
+
+logger = logging.getLogger(__name__)
+
+_TASKS = {"panoptic_seg", "sem_seg", "bbox", "segm"}  # what evaluators call their metrics
+
+
+class PublishedFiles(NamedTuple):
+    """What :func:`publish` wrote; every weights file has the start of its SHA-256 in its name."""
+
+    info: ModelInfo
+    safetensors: Path
+    pth: Path
+    pkl: Path
+    config: Path
+
+
+def publish(
+    source: str | os.PathLike,
+    name: str,
+    output_dir: str | os.PathLike,
+    *,
+    license: str = "not stated",
+    trust_weights: bool = False,
+) -> PublishedFiles:
+    """Write a checkpoint, without the optimizer, as files to share.
+
+    ``NAME_xxxxxxxx.safetensors`` holds all that a prediction needs: weights, config, classes, and
+    besides metrics, data set, versions and license. ``NAME_xxxxxxxx.pth`` and ``.pkl`` hold the
+    weights as Detectron2's own tools read them, ``NAME.yaml`` the config. The same input gives the
+    same bytes.
+
+    Args:
+        source: see :func:`~.folder.find_checkpoint`.
+        name: letters, digits, ``.``, ``_``, ``-`` and ``+``.
+        output_dir: folder to write into; made if it is not there.
+        license: the weights' license.
+        trust_weights: load a pickle of any content, which may run code.
+
+    Raises:
+        ConfigError: if the name cannot be one, the config is not there, or the classes are
+            unknown: not in the checkpoint's folder, and the data set is not there either.
+        CheckpointError: if the weights are damaged or unsafe.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name, re.ASCII):
+        raise ConfigError(
+            f"the name {name!r} must start with a letter or digit and go on with these, '.', '_', "
+            "'-' and '+'"
+        )
+    checkpoint = find_checkpoint(source)
+    weights, iteration = _read_model(Path(checkpoint.weights), trust_weights)
+    cfg = load_config(checkpoint.config_file)
+    info = ModelInfo(
+        name=name,
+        config=_config_to_share(cfg),
+        classes=checkpoint.classes or _classes_of_data(cfg),
+        metrics=read_metrics(Path(checkpoint.weights).with_name("metrics.json"), iteration),
+        dataset=", ".join(cfg.DATASETS.TRAIN),
+        license=license,
+        versions=_versions(),
+    )
+    if not info.metrics:
+        logger.warning(f"metrics.json has no evaluation of {checkpoint.weights}: none is published")
+    return _write(info, weights, Path(output_dir))
+
+
+def read_metrics(file: str | Path, iteration: int | None) -> dict[str, float]:
+    """Metrics of the evaluation that a training's ``metrics.json`` has of one of its checkpoints.
+
+    Args:
+        file: Detectron2's log, a JSON object a line.
+        iteration: the checkpoint's own.
+
+    Returns:
+        Metrics by name, those that are finite; empty if there is no such evaluation.
+    """
+    file = Path(file)
+    if iteration is None or not file.is_file():
+        return {}
+    evaluations: dict[int, dict[str, float]] = {}
+    for line in file.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a training that was killed leaves a torn line
+        metrics = {k: v for k, v in row.items() if _TASKS & set(k.split("/")) and math.isfinite(v)}
+        if metrics:
+            evaluations[row["iteration"]] = metrics
+    # Detectron2 counts the evaluation after the last iteration as one later than its checkpoint.
+    return evaluations.get(iteration) or evaluations.get(iteration + 1) or {}
+
+
+def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("the classes are unknown: no classes.json, and DATASETS.TRAIN is empty")
+    try:
+        return get_panoptic_classes(cfg.DATASETS.TRAIN)
+    except DatasetError as error:
+        raise ConfigError(f"the classes are unknown: no classes.json, and {error}") from error
+
+
+def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int | None]:
+    loaded = read_weights(file, trusted=trusted)
+    model = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(model, dict):
+        raise CheckpointError(f"weights {file} are a {type(model).__name__}, expected a dict")
+    if not model:
+        raise CheckpointError(f"weights {file} have no tensors")
+    tensors = {}
+    for key, value in model.items():
+        try:
+            tensors[key] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"weights {file}: {key} is a {type(value).__name__}, expected a tensor"
+            ) from error
+    iteration = loaded.get("iteration")
+    return tensors, iteration if isinstance(iteration, int) else None
+
+
+def _config_to_share(cfg: CfgNode) -> str:
+    """The config without what is true on one machine only."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.TRUST_WEIGHTS = False
+    cfg.OUTPUT_DIR = "./output"
+    return cfg.dump()
+
+
+def _versions() -> dict[str, str]:
+    from .. import __version__  # the package is not complete while this module is imported
+
+    return {
+        "torch": str(torch.__version__),
+        "detectron2": detectron2.__version__,
+        "panoptic_lovasz": __version__,
+    }
+
+
+def _write(info: ModelInfo, weights: dict[str, torch.Tensor], folder: Path) -> PublishedFiles:
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    author = "panoptic_lovasz"
+    arrays = {key: _as_array(tensor) for key, tensor in weights.items()}
+    pth = io.BytesIO()
+    torch.save({"model": weights, "__author__": author}, pth)
+    content = {
+        ".safetensors": _sort_metadata(save(weights, info.to_metadata())),
+        ".pth": pth.getvalue(),
+        ".pkl": pickle.dumps({"model": arrays, "__author__": author}, protocol=4),
+    }
+    files = {}
+    for suffix, data in content.items():
+        files[suffix] = folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
+        _write_bytes(files[suffix], data)
+    config = folder / f"{info.name}.yaml"
+    _write_bytes(config, info.config.encode())
+    return PublishedFiles(info, files[".safetensors"], files[".pth"], files[".pkl"], config)
+
+
+def _as_array(tensor: torch.Tensor) -> np.ndarray:
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _write_bytes(file: Path, data: bytes) -> None:
+    write_atomically(file, lambda f: f.write(data))
+
+
+def _sort_metadata(content: bytes) -> bytes:
+    """Put the metadata, which safetensors writes in random order, into the order of its names."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors after it stay aligned
+    return len(text).to_bytes(8, "little") + text + content[end:]

@@ -1,7 +1,0 @@
-"""Post-processing and merging: Detectron2's results, bit for bit, in less time and memory."""
-
-from .merge import merge_panoptic
-from .postprocess import CombineRules, postprocess_panoptic
-from .sem_seg import SemSegLogits
-
-__all__ = ["CombineRules", "SemSegLogits", "merge_panoptic", "postprocess_panoptic"]

@@ -1,0 +1,116 @@
+"""The command line of ``demo.py``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import load_config
+from ..errors import ConfigError, DatasetError
+from ..inference.inputs import Inputs
+from ..inference.job import Job
+from ..inference.predictor import PanopticPredictor
+
+__all__ = ["main"]
+
+_EPILOG = """
+Writes OUTPUT/NAME.png for every image and OUTPUT/NAME.mp4 for every video or camera;
+--side-by-side adds OUTPUT/side_by_side/, --coco adds OUTPUT/predictions.json and
+OUTPUT/predictions/.
+
+Exit code: 0 if all went well, 1 if an input was skipped, 2 if nothing could be done.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except (ConfigError, DatasetError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Panoptic segmentation of images, folders, videos or a camera.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--config-file", metavar="FILE", help="config; set MODEL.WEIGHTS by --opts")
+    model.add_argument(
+        "--checkpoint",
+        metavar="PATH|NAME",
+        help="folder that training wrote, a checkpoint in it, a published .safetensors file, or a "
+        "name of the model zoo",
+    )
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument(
+        "--input",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, patterns, videos, or the index of a camera (until Ctrl-C)",
+    )
+    inputs.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="images of a registered data set; --side-by-side then shows the ground truth, too",
+    )
+    add("--output", required=True, metavar="FOLDER", type=Path)
+    add("--no-overlay", action="store_true", help="do not write the overlay pictures")
+    add("--side-by-side", action="store_true", help="also write input and prediction in a row")
+    add("--coco", action="store_true", help="also write COCO panoptic JSON and PNGs")
+    add("--confidence-threshold", type=float, metavar="P", help="of things, 0 to 1")
+    add("--batch-size", type=int, default=1, metavar="N")
+    add("--device", help='"cpu", "cuda", ...; default: the config\'s, if it is there')
+    add("--amp", action="store_true", help="mixed precision: float16, or bfloat16 on the CPU")
+    add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    # files are looked for before the model is built: a mistyped path should not cost a minute
+    inputs = Inputs.from_arguments(args.input) if args.input else None
+    predictor = _build_predictor(args)
+    job = Job(
+        predictor,
+        inputs or Inputs.from_dataset(args.dataset),
+        args.output,
+        overlay=not args.no_overlay,
+        side_by_side=args.side_by_side,
+        coco=args.coco,
+    )
+    start = time.perf_counter()
+    job.run()
+    seconds = time.perf_counter() - start
+    print(
+        f"{job.done} pictures in {seconds:.1f} s ({job.done / seconds:.1f} images/s), "
+        f"{job.skipped} inputs skipped; see {args.output}"
+    )
+    return 1 if job.skipped else 0
+
+
+def _build_predictor(args: argparse.Namespace) -> PanopticPredictor:
+    opts = list(args.opts)
+    threshold = args.confidence_threshold
+    if threshold is not None:
+        if not 0 <= threshold <= 1:
+            raise ConfigError(f"--confidence-threshold is {threshold}, expected 0 to 1")
+        opts += ["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold]
+        opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold]
+    options = {"device": args.device, "batch_size": args.batch_size, "amp": args.amp}
+    if args.checkpoint:
+        return PanopticPredictor.from_checkpoint(args.checkpoint, opts, **options)
+    cfg = load_config(args.config_file, opts)
+    if not cfg.MODEL.WEIGHTS:
+        print("warning: MODEL.WEIGHTS is empty, so the network is random", file=sys.stderr)
+    return PanopticPredictor(cfg, **options)

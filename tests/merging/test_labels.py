@@ -1,0 +1,212 @@
+import copy
+import io
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from panoptic_lovasz.merging import SemSegLogits
+from panoptic_lovasz.merging import labels as sem_seg
+from panoptic_lovasz.merging.labels import semantic_labels, semantic_logits
+
+
+def _detectron2(logits, scale, image_size, size):
+    """What SemSegFPNHead.forward and PanopticFPN.inference do to the logits of an image."""
+    logits = F.interpolate(logits[None], scale_factor=scale, mode="bilinear", align_corners=False)
+    return sem_seg_postprocess(logits[0], image_size, *size)
+
+
+@st.composite
+def _resizes(draw):
+    """Logits and sizes on either side of MIN_PIXELS, with and without a second resize."""
+    scale = draw(st.sampled_from([1, 2, 4, 8]))
+    h, w = draw(st.integers(1, 60)), draw(st.integers(1, 60))
+    classes = draw(st.integers(1, 9))
+    image_size = tuple(max(1, scale * n - draw(st.integers(0, 31))) for n in (h, w))
+    size = draw(st.one_of(st.just(image_size), st.tuples(st.integers(1, 250), st.integers(1, 250))))
+    logits = torch.randn(
+        classes, h, w, generator=torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    )
+    if draw(st.booleans()):
+        logits = logits.round()  # many ties between classes
+    return logits, scale, image_size, size
+
+
+@pytest.fixture(params=["compiled", "chunks"])
+def _implementation(request, monkeypatch):
+    if request.param == "chunks":
+        monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
+
+
+@pytest.fixture(params=[1, 2])
+def _threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_implementation", "_threads")
+def test_labels_and_logits_equal_detectron2_bit_for_bit():
+    @settings(deadline=None, max_examples=60)
+    @given(_resizes())
+    def check(resize):
+        expected = _detectron2(*resize)
+        assert torch.equal(semantic_logits(*resize), expected)
+        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+    check()
+
+
+def test_without_numba_the_kernels_are_not_used(monkeypatch):
+    monkeypatch.setitem(sys.modules, "panoptic_lovasz.merging.kernels.upsample_numba", None)
+    assert sem_seg._arithmetic_is_known.__wrapped__() is False
+
+
+def test_the_compiled_kernels_reproduce_this_pytorch():
+    numba_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.upsample_numba")
+    assert numba_kernels.arithmetic() is not None
+
+
+# Four classes, upsampled to 128 x 128 pixels and resized to as many: just enough for the kernels.
+_SMALLEST = (4, 32, 32), 4, (120, 128), (128, 128)
+
+
+@pytest.mark.parametrize("shape_and_sizes", [_SMALLEST, ((4, 128, 128), 1, (120, 128), (256, 64))])
+def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, monkeypatch):
+    pytest.importorskip("panoptic_lovasz.merging.kernels.upsample_numba")
+    shape, *sizes = shape_and_sizes
+    resize = (torch.randn(shape), *sizes)
+    expected = _detectron2(*resize)
+    monkeypatch.setattr(sem_seg, "_stock", None)  # cannot be called
+    assert torch.equal(semantic_logits(*resize), expected)
+    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("sizes", [(2, (38, 40), (200, 210)), (8, (150, 160), (60, 200))])
+@pytest.mark.usefixtures("_implementation")
+def test_small_images_equal_detectron2_bit_for_bit(sizes):
+    resize = (torch.randn(7, 20, 20), *sizes)
+    expected = _detectron2(*resize)
+    assert torch.equal(semantic_logits(*resize), expected)
+    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("classes", [4, 5, 11])
+def test_without_them_labels_are_found_four_classes_at_a_time(classes, monkeypatch):
+    (_, *size), *sizes = _SMALLEST
+    resize = (torch.randn(classes, *size), *sizes)
+    expected = _detectron2(*resize).argmax(dim=0)
+    stock, chunks = sem_seg._stock, []
+    monkeypatch.setattr(sem_seg, "_stock", lambda *a: chunks.append(len(a[0])) or stock(*a))
+    monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
+    assert torch.equal(semantic_labels(*resize).long(), expected)
+    assert chunks == [4] * -(-classes // 4)
+
+
+@torch.inference_mode()
+def test_lazy_logits_work_in_inference_mode(resize):
+    lazy = SemSegLogits(*resize, semantic_labels(*resize))
+    expected = _detectron2(*resize)
+    assert torch.equal(lazy.argmax(dim=0), expected.argmax(dim=0))
+    assert torch.equal(lazy, expected)
+
+
+@pytest.mark.usefixtures("_implementation")
+def test_of_equal_logits_the_first_class_is_the_label():
+    logits = torch.randn(1, 40, 50).repeat(11, 1, 1)
+    logits[0] -= 1
+    assert (semantic_labels(logits, 4, (150, 190), (200, 210)) == 1).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("classes", [[2], [4], [2, 4]])
+def test_logits_that_are_not_finite_give_detectron2s_labels(value, classes):
+    logits = torch.randn(5, 40, 50)
+    logits[classes, 7, 9] = value
+    resize = (logits, 4, (150, 190), (200, 210))
+    assert torch.equal(semantic_labels(*resize).long(), _detectron2(*resize).argmax(dim=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_another_float_type_and_in_channels_last_give_detectron2s_labels(dtype):
+    logits = torch.randn(1, 6, 40, 50).to(memory_format=torch.channels_last)[0]
+    for values in (logits, logits.to(dtype)):
+        resize = (values, 4, (150, 190), (200, 210))
+        expected = _detectron2(*resize)
+        assert torch.equal(semantic_logits(*resize), expected)
+        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+
+
+@pytest.fixture
+def resize():
+    return torch.randn(5, 40, 50), 4, (150, 190), (200, 210)
+
+
+@pytest.fixture
+def lazy(resize):
+    return SemSegLogits(*resize, semantic_labels(*resize))
+
+
+def test_argmax_over_classes_is_answered_without_the_logits(lazy, resize, monkeypatch):
+    monkeypatch.setattr(sem_seg, "semantic_logits", None)  # cannot be called
+    assert lazy.shape == (5, 200, 210) and lazy.size(dim=0) == len(lazy) == 5
+    assert lazy.dtype == torch.float32 and lazy.device.type == "cpu"
+    expected = _detectron2(*resize).argmax(dim=0)
+    for labels in (lazy.argmax(dim=0), lazy.argmax(0), torch.argmax(lazy, dim=-3)):
+        assert labels.dtype == torch.int64
+        assert torch.equal(labels, expected)
+
+
+def _saved(tensor):
+    buffer = io.BytesIO()
+    torch.save(tensor, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda t: t[:],
+        lambda t: t.cpu(),
+        lambda t: t + 0,
+        lambda t: t.contiguous(),
+        lambda t: torch.stack(list(t)),
+        lambda t: torch.stack([t, t])[1],
+        lambda t: torch.from_numpy(t.numpy()),
+        lambda t: torch.from_numpy(np.asarray(t)),
+        lambda t: pickle.loads(pickle.dumps(t)),
+        lambda t: copy.deepcopy(t),
+        _saved,
+    ],
+)
+def test_any_other_use_sees_the_ordinary_logits(lazy, resize, read):
+    result = read(lazy)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, _detectron2(*resize))
+
+
+def test_argmax_of_another_kind_sees_the_ordinary_logits(lazy, resize):
+    logits = _detectron2(*resize)
+    assert lazy.argmax() == logits.argmax()
+    assert torch.equal(lazy.argmax(0, keepdim=True), logits.argmax(0, keepdim=True))
+    assert torch.equal(lazy.argmax(dim=1), logits.argmax(dim=1))
+    assert torch.equal(lazy.argmax(axis=0), logits.argmax(axis=0))
+
+
+def test_operators_called_below_torch_function_see_the_ordinary_logits(lazy, resize):
+    with torch._C.DisableTorchFunctionSubclass():  # as in compiled code
+        result = torch.add(lazy, lazy, alpha=2)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, 3 * _detectron2(*resize))
+
+
+def test_the_logits_are_computed_once(lazy):
+    assert lazy.cpu().data_ptr() == lazy[:].data_ptr()
