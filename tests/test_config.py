@@ -4,6 +4,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from panoptic_lovasz import add_panoptic_lovasz_config, load_config
+from panoptic_lovasz.config import defaults
 from panoptic_lovasz.data import make_shapes
 from panoptic_lovasz.errors import ConfigError, DatasetError
 
@@ -172,3 +173,13 @@ def test_every_key_of_the_project_has_a_default():
     assert cfg.INPUT.COLOR_AUG_SSD is False
     assert cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA == 1.0
     assert counts(cfg) == counts(plain)
+
+
+def test_a_removed_key_of_an_old_config_is_ignored_with_one_line(write, monkeypatch, caplog):
+    monkeypatch.setattr(defaults, "_REMOVED", (*defaults._REMOVED, "OUTPUT.OLD_KEY"))
+    cfg = load_config(
+        write({"VERSION": 2, "OUTPUT": {"OLD_KEY": 3, "PLOTS": False}}), ["OUTPUT.OLD_KEY", "4"]
+    )
+    assert cfg.OUTPUT.PLOTS is False and "OLD_KEY" not in cfg.OUTPUT
+    assert caplog.messages == ["Deprecated config key (ignoring): OUTPUT.OLD_KEY"] * 2
+    add_panoptic_lovasz_config(cfg)  # a second time, as a user's script may do

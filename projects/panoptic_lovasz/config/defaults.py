@@ -6,9 +6,15 @@ from detectron2.config import CfgNode as CN
 
 __all__ = ["add_panoptic_lovasz_config"]
 
+# Keys of earlier versions that have no effect any more. Old configs and published models still
+# load: the key is ignored, and one line says so.
+_REMOVED: tuple[str, ...] = ()
+
 
 def add_panoptic_lovasz_config(cfg: CN) -> None:
     """Add the project's keys, with their defaults, to a Detectron2 config (in place)."""
+    for key in set(_REMOVED) - cfg.__dict__[CN.DEPRECATED_KEYS]:  # it may be called twice
+        cfg.register_deprecated_key(key)
     # Load MODEL.WEIGHTS even if it holds more than tensors, arrays and plain containers. Such a
     # file can run any code: only for files whose author you trust.
     cfg.MODEL.TRUST_WEIGHTS = False
