@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -62,6 +61,7 @@ def training_folder(slim_cfg, tmp_path_factory):
 
     from panoptic_lovasz.checkpoint import save_classes
     from panoptic_lovasz.data import PanopticClasses
+    from panoptic_lovasz.reporting.records import add_result
 
     folder = tmp_path_factory.mktemp("training")
     cfg = slim_cfg.clone()
@@ -77,14 +77,11 @@ def training_folder(slim_cfg, tmp_path_factory):
     save_classes(folder, PanopticClasses.from_categories(categories))
     state = {"model": build_model(cfg).state_dict(), "iteration": 7, "optimizer": {"lr": 0.1}}
     torch.save(state, folder / "model_best.pth")
-    metrics = [
-        {"iteration": 7, "total_loss": 1.5, "rpn/num_pos_anchors": 9.0},
-        {"iteration": 7, "panoptic_seg/PQ": 41.5, "panoptic_seg/SQ": 70.0, "sem_seg/mIoU": 52.25},
-        {"iteration": 9, "panoptic_seg/PQ": 39.0},
-    ]
-    metrics[1] |= {"panoptic_seg/PQ-sky": 80.0, "panoptic_seg/PQ_th": float("nan")}
-    lines = [json.dumps(row) for row in metrics]
-    (folder / "metrics.json").write_text("\n".join([*lines[:2], lines[2][:15], lines[2]]))
+    metrics = {"panoptic_seg/PQ": 41.5, "panoptic_seg/SQ": 70.0, "sem_seg/mIoU": 52.25}
+    metrics["depth/error"] = 0.5
+    metrics |= {"panoptic_seg/PQ-sky": 80.0, "panoptic_seg/PQ_th": float("nan")}
+    add_result(folder, 8, metrics)
+    add_result(folder, 10, {"panoptic_seg/PQ": 39.0})
     return folder
 
 

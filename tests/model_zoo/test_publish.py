@@ -21,6 +21,7 @@ from panoptic_lovasz.errors import CheckpointError, ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.model_zoo import publish
 from panoptic_lovasz.model_zoo.publish import read_metrics
+from panoptic_lovasz.reporting.records import add_result
 from panoptic_lovasz.tools.predict import main as demo
 from panoptic_lovasz.tools.publish import main
 
@@ -93,6 +94,7 @@ def test_the_file_says_where_it_comes_from(files):
         "panoptic_seg/SQ": 70.0,
         "panoptic_seg/PQ-sky": 80.0,
         "sem_seg/mIoU": 52.25,
+        "depth/error": 0.5,  # of an evaluator that this project does not know
     }
 
 
@@ -133,11 +135,10 @@ def test_every_published_weights_file_works_in_its_folder(files, training_folder
 
 
 def test_metrics_of_the_final_checkpoint_are_those_after_the_last_iteration(tmp_path):
-    file = tmp_path / "metrics.json"
-    file.write_text('{"iteration": 19, "total_loss": 1}\n{"iteration": 20, "panoptic_seg/PQ": 3}\n')
-    assert read_metrics(file, 19) == {"panoptic_seg/PQ": 3}
-    assert read_metrics(file, 18) == read_metrics(file, None) == {}
-    assert read_metrics(tmp_path / "none.json", 19) == {}
+    add_result(tmp_path, 20, {"panoptic_seg/PQ": 3.0, "depth/error": 0.5})
+    assert read_metrics(tmp_path, 19) == {"panoptic_seg/PQ": 3, "depth/error": 0.5}
+    assert read_metrics(tmp_path, 18) == read_metrics(tmp_path, None) == {}
+    assert read_metrics(tmp_path / "none", 19) == {}
 
 
 FIELDS = ("name", "config", "classes", "metrics", "dataset", "license", "versions")
@@ -270,7 +271,13 @@ def test_the_command_writes_a_card_with_the_results_and_a_picture(
     printed = capsys.readouterr().out.splitlines()
     assert sorted(printed[-6:]) == sorted(str(f) for f in out.iterdir())
     card = (out / "slim.md").read_text()
-    for line in ("| all    | 41.5 | 70.0 |", "| sky     | 80.0 |", "- things: disk, square, star"):
+    for line in (
+        "| PQ | SQ | mIoU, semantic head |",
+        "| 41.5 | 70.0 | 52.2 |",
+        "| sky | 80.0 |",
+        "| depth/error | 0.5 |",
+        "- things: disk, square, star",
+    ):
         assert re.sub(" +", " ", line) in re.sub(" +", " ", card)
     for file in out.iterdir():
         assert file.name in card or file.name == "slim.md"
@@ -313,10 +320,10 @@ def folder_copy(training_folder, tmp_path):
 def test_a_checkpoint_that_was_not_evaluated_is_published_with_a_warning_and_a_card_that_says_so(
     folder_copy, tmp_path, caplog
 ):
-    (folder_copy / "metrics.json").unlink()
+    (folder_copy / "results.csv").unlink()
     weights = folder_copy / "model_best.pth"
     assert main([str(weights), "--name", "x", "--output", str(tmp_path / "out")]) == 0
-    assert f"metrics.json has no evaluation of {weights}: none is published" in caplog.text
+    assert f"results.csv has no evaluation of {weights}: none is published" in caplog.text
     assert "This checkpoint was not evaluated in its training." in (
         (tmp_path / "out/x.md").read_text()
     )

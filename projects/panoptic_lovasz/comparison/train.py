@@ -23,13 +23,13 @@ from ..engine import Trainer
 from ..engine.writers import peak_memory_mib
 from ..errors import ConfigError, DatasetError
 from ..files import write_atomically
-from ..reporting.records import read_losses
+from ..metrics import of_test_sets
+from ..reporting.records import read_losses, read_results
 
 __all__ = ["RESULT_FILE"]
 
 RESULT_FILE = "result.json"
 _WEIGHTS_FILE = "initial_weights.txt"
-_TASKS = ("panoptic_seg", "sem_seg")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,14 +67,11 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _write_result(trainer: Trainer, folder: Path) -> None:
-    storage = trainer.storage.latest()
-    tests = trainer.cfg.DATASETS.TEST  # of several, the first counts
-    prefix = f"{tests[0]}/" if len(tests) > 1 else ""
-    metrics = {
-        name.removeprefix(prefix): value
-        for name, (value, _) in storage.items()
-        if name.startswith(tuple(f"{prefix}{task}/" for task in _TASKS))
-    }
+    tests = trainer.cfg.DATASETS.TEST
+    last = read_results(folder)[-1]
+    last.pop("iteration")
+    found = of_test_sets(last, tests)
+    metrics = found.get(tests[0]) or found[""]  # of several test sets the first counts
     seconds = read_losses(folder).get("time", ([], []))[1]
     memory, kind = peak_memory_mib()
     weights = folder / _WEIGHTS_FILE

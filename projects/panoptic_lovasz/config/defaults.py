@@ -8,7 +8,9 @@ __all__ = ["add_panoptic_lovasz_config"]
 
 # Keys of earlier versions that have no effect any more. Old configs and published models still
 # load: the key is ignored, and one line says so.
-_REMOVED: tuple[str, ...] = ()
+_REMOVED: tuple[str, ...] = (
+    "OUTPUT.RESULTS_CSV",  # always written: the best metric, sharing and comparing read it
+)
 
 
 def add_panoptic_lovasz_config(cfg: CN) -> None:
@@ -101,8 +103,6 @@ def _add_output(cfg: CN) -> None:
     output = cfg.OUTPUT = CN()
     # One readable line of progress instead of Detectron2's list of all losses.
     output.PROGRESS_LINE = True
-    # results.csv, one row per evaluation.
-    output.RESULTS_CSV = True
     # Curves, bars by class and the confusion matrix as PNG, in plots/.
     output.PLOTS = True
     # Validation images that every evaluation draws beside ground truth and prediction (also in

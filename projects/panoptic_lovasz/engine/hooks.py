@@ -62,8 +62,7 @@ def with_output_hooks(
         d2_hooks.CallbackHook(before_train=lambda trainer: _save_classes(cfg, folder))
     ]
     if cfg.DATASETS.TEST:
-        if cfg.OUTPUT.RESULTS_CSV:
-            added.append(ResultsTable(period, folder))
+        added.append(ResultsTable(period, folder))
         if cfg.OUTPUT.BEST_METRIC:
             several = len(cfg.DATASETS.TEST) > 1
             prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import resource
 
 import torch
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+
+from ..metrics import HEADLINES, TITLES, find
 
 __all__ = ["ProgressPrinter", "peak_memory_mib"]
 
@@ -22,7 +25,6 @@ _SHORT = {
     "loss_box_reg": "box",
     "loss_mask": "mask",
 }
-_METRICS = {"PQ": "panoptic_seg/PQ", "mIoU": "panoptic_seg/mIoU"}
 
 
 class ProgressPrinter(EventWriter):
@@ -72,13 +74,9 @@ class ProgressPrinter(EventWriter):
         return f"loss {total:.3g} ({', '.join(terms)})" if values else ""
 
     def _evaluation(self, storage: EventStorage) -> list[str]:
-        parts = []
-        for label, metric in _METRICS.items():
-            # with several test sets: that of the first
-            names = [n for n in storage.latest() if n == metric or n.endswith(f"/{metric}")]
-            if names:
-                parts.append(f"{label} {storage.latest()[names[0]][0]:.1f}")
-        return parts
+        latest = {name: value for name, (value, _) in storage.latest().items()}
+        values = {title: find(latest, TITLES[title]) for title in HEADLINES}
+        return [f"{title} {value:.1f}" for title, value in values.items() if not math.isnan(value)]
 
 
 def peak_memory_mib() -> tuple[float, str]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 from tabulate import tabulate
 
 from ..errors import ConfigError
+from ..metrics import TITLES, find
 from . import list as list_names
-from .index import ZOO_VARIABLE, read_index
-
-_COLUMNS = {
-    "PQ": "panoptic_seg/PQ",
-    "SQ": "panoptic_seg/SQ",
-    "RQ": "panoptic_seg/RQ",
-    "mIoU": "sem_seg/mIoU",
-}
+from .index import ZOO_VARIABLE, Entry, read_index
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,14 +30,22 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    columns = [title for title in TITLES if any(title in _metrics(e) for e in entries.values())]
     rows = []
     for name in names:
         entry = entries.get(name)
         weights = "published" if entry else "Detectron2's" if name in trained else ""
-        metrics = [entry.metrics.get(m) if entry else None for m in _COLUMNS.values()]
-        rows.append([name, weights, entry.dataset if entry else "", *metrics])
-    print(tabulate(rows, headers=["name", "weights", "data set", *_COLUMNS], floatfmt=".2f"))
+        metrics = _metrics(entry) if entry else {}
+        dataset = entry.dataset if entry else ""
+        rows.append([name, weights, dataset, *(metrics.get(title) for title in columns)])
+    print(tabulate(rows, headers=["name", "weights", "data set", *columns], floatfmt=".2f"))
     return 0
+
+
+def _metrics(entry: Entry) -> dict[str, float]:
+    """What people look at, by title, as far as it is known."""
+    found = {title: find(entry.metrics, key) for title, key in TITLES.items()}
+    return {title: value for title, value in found.items() if not math.isnan(value)}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -10,13 +10,10 @@ from tabulate import tabulate
 
 from ..checkpoint.published import ModelInfo, sha256_of
 from ..files import write_atomically
+from ..metrics import TITLES, averages, by_class, of_test_sets
 from .publish import PublishedFiles
 
 __all__ = ["write_model_card"]
-
-_PANOPTIC = ("PQ", "SQ", "RQ")
-_KINDS = {"all": "", "things": "_th", "stuff": "_st"}
-_OTHERS = {"mIoU": "sem_seg/mIoU", "box AP": "bbox/AP", "mask AP": "segm/AP"}
 
 
 def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | None) -> None:
@@ -44,35 +41,28 @@ def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | No
 
 
 def _results(info: ModelInfo) -> str:
-    found = _panoptic_prefixes(info)
-    if not found:
+    if not info.metrics:
         return "## Results\n\nThis checkpoint was not evaluated in its training."
     parts = ["## Results", "In percent, on the test set of the config."]
-    for prefix in found:
-        title = prefix.removesuffix("panoptic_seg/").rstrip("/")
-        rows = [
-            [kind, *(info.metrics.get(f"{prefix}{m}{suffix}") for m in _PANOPTIC)]
-            for kind, suffix in _KINDS.items()
-        ]
-        head = prefix.removesuffix("panoptic_seg/")
-        others = {k: info.metrics[head + v] for k, v in _OTHERS.items() if head + v in info.metrics}
-        parts += [f"### {_text(title)}"] if title else []
-        parts += [_table(rows, ["", *_PANOPTIC])]
-        parts += [_table([[*others.values()]], [*others])] if others else []
-        parts += [_by_class(info, prefix)]
-    return "\n\n".join(parts)
+    test_sets = yaml.safe_load(info.config)["DATASETS"]["TEST"]
+    for name, metrics in of_test_sets(info.metrics, test_sets).items():
+        parts += [f"### {_text(name)}"] if name else []
+        values = averages(metrics)
+        titled = {title: values.pop(title) for title in TITLES if title in values}
+        parts += [_table([[*titled.values()]], [*titled])] if titled else []
+        parts += [_by_class(metrics)]
+        others = [(_text(key), value) for key, value in values.items()]
+        parts += [_table(others, ["other metrics", ""])] if others else []
+    return "\n\n".join(p for p in parts if p)
 
 
-def _panoptic_prefixes(info: ModelInfo) -> list[str]:
-    """What stands before "PQ" in the names of the metrics; one prefix for each test set."""
-    return sorted(k.removesuffix("PQ") for k in info.metrics if k.endswith("panoptic_seg/PQ"))
-
-
-def _by_class(info: ModelInfo, prefix: str) -> str:
-    start = f"{prefix}PQ-"
-    rows = [(_text(k[len(start) :]), v) for k, v in info.metrics.items() if k.startswith(start)]
-    rows.sort(key=lambda row: -row[1])
-    return _table(rows, ["class", "PQ"]) if rows else ""
+def _by_class(metrics: Mapping[str, float]) -> str:
+    """A row per class, the best first, and a column per metric."""
+    found = by_class(metrics)
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    rows = [[_text(name), *(values.get(name) for values in found.values())] for name in names]
+    rows.sort(key=lambda row: -next(v for v in row[1:] if v is not None))
+    return _table(rows, ["class", *map(_text, found)]) if rows else ""
 
 
 def _classes(info: ModelInfo) -> str:

@@ -26,12 +26,11 @@ from ..data.classes import PanopticClasses
 from ..data.register import get_panoptic_classes
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..files import write_atomically
+from ..reporting.records import read_results
 
 __all__ = ["PublishedFiles", "publish", "read_metrics"]
 
 logger = logging.getLogger(__name__)
-
-_TASKS = {"panoptic_seg", "sem_seg", "bbox", "segm"}  # what evaluators call their metrics
 
 
 class PublishedFiles(NamedTuple):
@@ -83,40 +82,30 @@ def publish(
         name=name,
         config=_config_to_share(cfg),
         classes=checkpoint.classes or _classes_of_data(cfg),
-        metrics=read_metrics(Path(checkpoint.weights).with_name("metrics.json"), iteration),
+        metrics=read_metrics(Path(checkpoint.weights).parent, iteration),
         dataset=", ".join(cfg.DATASETS.TRAIN),
         license=license,
         versions=_versions(),
     )
     if not info.metrics:
-        logger.warning(f"metrics.json has no evaluation of {checkpoint.weights}: none is published")
+        logger.warning(f"results.csv has no evaluation of {checkpoint.weights}: none is published")
     return _write(info, weights, Path(output_dir))
 
 
-def read_metrics(file: str | Path, iteration: int | None) -> dict[str, float]:
-    """Metrics of the evaluation that a training's ``metrics.json`` has of one of its checkpoints.
+def read_metrics(folder: str | Path, iteration: int | None) -> dict[str, float]:
+    """Metrics of the evaluation that a training's ``results.csv`` has of one of its checkpoints.
 
     Args:
-        file: Detectron2's log, a JSON object a line.
-        iteration: the checkpoint's own.
+        folder: OUTPUT_DIR.
+        iteration: the checkpoint's own, counted from 0.
 
     Returns:
         Metrics by name, those that are finite; empty if there is no such evaluation.
     """
-    file = Path(file)
-    if iteration is None or not file.is_file():
+    if iteration is None:
         return {}
-    evaluations: dict[int, dict[str, float]] = {}
-    for line in file.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue  # a training that was killed leaves a torn line
-        metrics = {k: v for k, v in row.items() if _TASKS & set(k.split("/")) and math.isfinite(v)}
-        if metrics:
-            evaluations[row["iteration"]] = metrics
-    # Detectron2 counts the evaluation after the last iteration as one later than its checkpoint.
-    return evaluations.get(iteration) or evaluations.get(iteration + 1) or {}
+    done = [row for row in read_results(Path(folder)) if row.pop("iteration") == iteration + 1]
+    return {k: v for row in done for k, v in row.items() if math.isfinite(v)}
 
 
 def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
