@@ -59,9 +59,11 @@ def _results(info: ModelInfo) -> str:
 def _by_class(metrics: Mapping[str, float]) -> str:
     """A row per class, the best first, and a column per metric."""
     found = by_class(metrics)
-    names = dict.fromkeys(name for values in found.values() for name in values)
+    first: dict[str, float] = {}  # of each class, the value that decides its row's place
+    for values in found.values():
+        first = values | first
+    names = sorted(first, key=lambda name: -first[name])
     rows = [[_text(name), *(values.get(name) for values in found.values())] for name in names]
-    rows.sort(key=lambda row: -next(v for v in row[1:] if v is not None))
     return _table(rows, ["class", *map(_text, found)]) if rows else ""
 
 
