@@ -8,6 +8,7 @@ from typing import Any
 
 from ..data.classes import PanopticClasses
 from ..errors import CheckpointError, DatasetError
+from .plain import parse_json
 
 __all__ = ["classes_from_json", "classes_to_json"]
 
@@ -34,12 +35,9 @@ def classes_from_json(text: str, source: str) -> PanopticClasses:
         source: where it comes from, for messages.
 
     Raises:
-        CheckpointError: if it is no such JSON, or a field is missing, of another type or length.
+        CheckpointError: if it is not such JSON, or a field is missing, of another type or length.
     """
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(_message(source, f"it is no JSON: {error}")) from error
+    fields = parse_json(text, source)
     expected = [f.name for f in dataclasses.fields(PanopticClasses)]
     if not isinstance(fields, dict) or sorted(fields) != sorted(expected):
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__

@@ -10,6 +10,7 @@ from ..data.classes import PanopticClasses
 from ..errors import ConfigError
 from ..files import write_atomically
 from .classes_json import classes_from_json, classes_to_json
+from .plain import read_text
 from .published import read_model_info
 
 __all__ = ["Checkpoint", "find_checkpoint", "save_classes"]
@@ -24,6 +25,7 @@ class Checkpoint(NamedTuple):
     weights: str | Path  # a URL for a model of Detectron2's zoo
     config_file: str | Path  # YAML, or a published model, which holds its config
     classes: PanopticClasses | None  # None: the folder does not say
+    is_own: bool = False  # the config is one that this project or Detectron2 comes with
 
 
 def find_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -64,7 +66,7 @@ def _weights_in(folder: Path) -> Path:
     last = folder / "last_checkpoint"
     candidates = ["model_final.pth"]
     if last.is_file():
-        candidates.append(last.read_text().strip())
+        candidates.append(Path(read_text(last).strip()).name)  # in this folder, whatever it says
     for name in candidates:
         if (folder / name).is_file():
             return folder / name
@@ -72,4 +74,4 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _read_classes(path: Path) -> PanopticClasses | None:
-    return classes_from_json(path.read_text(), str(path)) if path.is_file() else None
+    return classes_from_json(read_text(path), str(path)) if path.is_file() else None

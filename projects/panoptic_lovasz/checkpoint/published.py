@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..data.classes import PanopticClasses
 from ..errors import CheckpointError
 from .classes_json import classes_from_json, classes_to_json
+from .plain import MAX_CHARACTERS, parse_json, parse_yaml, read_text
 
-__all__ = ["ModelInfo", "read_model_info", "read_published_config", "sha256_of"]
+__all__ = ["ModelInfo", "read_found_config", "read_model_info", "sha256_of"]
 
 _FORMAT_KEY, _FORMAT = "panoptic_lovasz", "1"  # version of this metadata
 _TEXT_FIELDS = ("name", "config", "dataset", "license")
 _FIELDS = (*_TEXT_FIELDS, "classes", "metrics", "versions")
-_MAX_CHARACTERS = 2**20  # of a field; a config has some ten thousand
 _NAME_WITH_HASH = re.compile(r"_([0-9a-f]{8})\.safetensors$")
 
 
@@ -77,10 +75,10 @@ class ModelInfo:
         for field in _FIELDS:
             if field not in metadata:
                 raise CheckpointError(f"{source} has no metadata field '{field}'")
-            if len(metadata[field]) > _MAX_CHARACTERS:
+            if len(metadata[field]) > MAX_CHARACTERS:
                 raise CheckpointError(
                     f"{source}: the metadata field '{field}' has {len(metadata[field])} "
-                    f"characters, expected at most {_MAX_CHARACTERS}"
+                    f"characters, expected at most {MAX_CHARACTERS}"
                 )
         where = f"{source}, metadata field"
         return cls(
@@ -119,27 +117,28 @@ def read_model_info(file: str | Path) -> ModelInfo | None:
     return ModelInfo.from_metadata(metadata, str(file))
 
 
-def read_published_config(file: str | Path) -> dict[str, Any]:
-    """The config of a published model, with ``MODEL.WEIGHTS`` set to the file itself.
+def read_found_config(file: str | Path) -> dict[str, Any]:
+    """Read the config that was found with weights, as nested values.
+
+    Args:
+        file: a published model, or a YAML file.
 
     Raises:
-        CheckpointError: if the file is no published model or damaged, or its config is no YAML of
-            plain values or refers to other files.
+        CheckpointError: if there is no config in it, or it is not YAML of plain values or refers
+            to other files.
     """
-    info = read_model_info(file)
-    where = f"{file}, metadata field 'config'"
-    if info is None:
-        raise CheckpointError(f"{file} has no config in its metadata; it is no published model")
-    try:
-        config = yaml.safe_load(info.config)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is no YAML of plain values: {error}") from error
+    file = Path(file)
+    where, text = str(file), None
+    if file.suffix == ".safetensors":
+        info = read_model_info(file)
+        if info is None:
+            raise CheckpointError(f"{file} has no config in its metadata; it is not published")
+        where, text = f"{file}, metadata field 'config'", info.config
+    config = parse_yaml(read_text(file) if text is None else text, where)
     if not isinstance(config, dict) or not isinstance(config.get("MODEL"), dict):
-        raise CheckpointError(f"{where} is no config: expected sections, MODEL among them")
+        raise CheckpointError(f"{where} is not a config: expected sections, MODEL among them")
     if "_BASE_" in config:
         raise CheckpointError(f"{where} inherits from another file by _BASE_; it must be complete")
-    config["MODEL"]["WEIGHTS"] = str(file)
-    config["MODEL"]["TRUST_WEIGHTS"] = False  # whether to trust is for the user to say
     return config
 
 
@@ -153,10 +152,7 @@ def sha256_of(file: str | Path) -> str:
 
 
 def _table(text: str, value_type: type | tuple[type, ...], where: str) -> dict[str, Any]:
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where} is no JSON: {error}") from error
+    table = parse_json(text, where)
     if not isinstance(table, dict) or not all(isinstance(v, value_type) for v in table.values()):
         raise CheckpointError(f"{where} is not a JSON object of plain values")
     return table

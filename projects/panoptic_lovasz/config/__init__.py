@@ -2,6 +2,14 @@
 
 from .. import modeling  # noqa: F401  # registers what the config's names stand for
 from .defaults import add_panoptic_lovasz_config
-from .loading import flatten, load_config, set_options
+from .flat import flatten
+from .loading import load_config, load_found_config, set_options, shareable
 
-__all__ = ["add_panoptic_lovasz_config", "flatten", "load_config", "set_options"]
+__all__ = [
+    "add_panoptic_lovasz_config",
+    "flatten",
+    "load_config",
+    "load_found_config",
+    "set_options",
+    "shareable",
+]

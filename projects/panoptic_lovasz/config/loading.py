@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -14,12 +15,17 @@ from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from ..checkpoint.published import read_published_config
+from ..checkpoint.published import read_found_config
 from ..data.register import register_from_config, set_class_counts
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
+from .checking import check_proposals
 from .defaults import add_panoptic_lovasz_config
+from .flat import flatten
+from .found import take_allowed
 
-__all__ = ["flatten", "load_config", "set_options"]
+__all__ = ["load_config", "load_found_config", "set_options", "shareable"]
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
@@ -29,8 +35,9 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     count is dropped where DATASETS.TRAIN replaces the base's data.
 
     Args:
-        config_file: path of the config; it may inherit with ``_BASE_``. Or a published model
-            (.safetensors), whose config then has it as ``MODEL.WEIGHTS``.
+        config_file: path of the config, which is trusted with all that a config can say but code;
+            it may inherit with ``_BASE_``. Or a published model (.safetensors), whose config then
+            has it as ``MODEL.WEIGHTS``; see :func:`load_found_config`.
         opts: KEY, VALUE, KEY, VALUE ... that come after the file, as on the command line.
 
     Returns:
@@ -41,21 +48,72 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
             that contradict the data.
         DatasetError: if a data set is needed to know the class counts and is not there.
     """
-    cfg = get_cfg()
-    add_panoptic_lovasz_config(cfg)
-    config_file, opts = os.fspath(config_file), list(opts)
+    config_file = os.fspath(config_file)
+    if config_file.endswith(".safetensors"):
+        return load_found_config(config_file, opts)
+    cfg = _default_config()
     try:
-        if config_file.endswith(".safetensors"):
-            written = read_published_config(config_file)
-            levels = [list(flatten(written))]
-            cfg.merge_from_other_cfg(CN(written))
-        else:
-            levels = _keys_by_file(config_file)
-            cfg.merge_from_file(config_file, allow_unsafe=False)
-    except CheckpointError:
-        raise
+        levels = _keys_by_file(config_file)
+        cfg.merge_from_file(config_file, allow_unsafe=False)
     except Exception as error:  # YAML and yacs raise errors of many types
         raise ConfigError(f"config {config_file}: {_message(error, cfg)}") from error
+    return _complete(cfg, levels, opts)
+
+
+def load_found_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
+    """Load, as :func:`load_config` does, a config that was found with weights.
+
+    Nobody vouches for it, so it is taken for what it may say (:mod:`.found`): what builds the
+    network, prepares its input, trains and tests it. Where to read and write, and what to trust,
+    stays as ``opts`` or the defaults have it; one line tells what was left out.
+
+    Args:
+        config_file: a YAML file that needs no other, or a published model.
+        opts: KEY, VALUE, KEY, VALUE ... that the user sets.
+
+    Raises:
+        ConfigError, DatasetError: see :func:`load_config`.
+        CheckpointError: if there is no such config, or it is not YAML of plain values.
+    """
+    config_file, opts = os.fspath(config_file), list(opts)
+    if config_file.endswith(".safetensors"):
+        opts = ["MODEL.WEIGHTS", config_file, *opts]
+    cfg = _default_config()
+    taken, left_out = take_allowed(read_found_config(config_file), cfg)
+    reasons = [
+        f"{key} ({reason})" if reason else key
+        for key, reason in left_out.items()
+        if key not in opts[::2]
+    ]
+    if reasons:
+        logger.warning(
+            f"config {config_file} came with the weights, so not all of it is taken; left as you "
+            f"or the defaults have it: {', '.join(reasons)}"
+        )
+    set_options(cfg, [x for pair in taken.items() for x in pair], f"config {config_file}")
+    return _complete(cfg, [list(taken)], opts)
+
+
+def shareable(cfg: CN) -> CN:
+    """A config with what :func:`load_found_config` takes, and defaults for all else."""
+    shared = _default_config()
+    taken, _ = take_allowed(cfg, shared)
+    set_options(shared, [x for pair in taken.items() for x in pair], "config")
+    return shared
+
+
+def _default_config() -> CN:
+    cfg = get_cfg()
+    add_panoptic_lovasz_config(cfg)
+    return cfg
+
+
+def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> CN:
+    """Add the options, and what the data says, to a config (in place).
+
+    Args:
+        levels: the keys that are set by each file, a base before what inherits from it.
+    """
     set_options(cfg, opts, f"options {' '.join(map(str, opts))}")
     register_from_config(cfg)
     given: set[str] = set()
@@ -64,6 +122,7 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
             given = set()  # class counts of a base are those of the base's data
         given.update(keys)
     set_class_counts(cfg, given)
+    check_proposals(cfg)
     return cfg
 
 
@@ -95,15 +154,6 @@ def _keys_by_file(config_file: str) -> list[list[str]]:
             os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
         )
     return [*levels, list(flatten(content))]
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a nested config by their full keys, such as "SOLVER.MAX_ITER"."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat
 
 
 def _message(error: Exception, cfg: CN) -> str:

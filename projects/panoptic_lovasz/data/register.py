@@ -17,6 +17,7 @@ from .classes import PanopticClasses
 from .coco_panoptic import load_coco_panoptic_json, read_categories
 
 __all__ = [
+    "entry_data_sets",
     "get_panoptic_classes",
     "get_panoptic_dataset_dicts",
     "register_coco_panoptic",
@@ -87,11 +88,38 @@ def register_from_config(cfg: CfgNode) -> None:
         ConfigError: if an entry lacks a field, has an unknown one, or its name is taken.
     """
     for n, entry in enumerate(cfg.DATASETS.PANOPTIC):
-        where = f"DATASETS.PANOPTIC[{n}]"
-        if not isinstance(entry, dict):
-            raise ConfigError(f"{where} is {entry!r}, expected the fields {_ENTRY_FIELDS}")
-        for split in _splits(entry, where):
-            register_coco_panoptic(**split)
+        for data_set in entry_data_sets(entry, f"DATASETS.PANOPTIC[{n}]"):
+            register_coco_panoptic(**data_set)
+
+
+def entry_data_sets(entry: Any, where: str) -> list[dict[str, str]]:
+    """The data sets of an entry of ``cfg.DATASETS.PANOPTIC``, with the fields {name, json, images,
+    panoptic} each; with "splits" one per split, which is put in the place of {split}.
+
+    Raises:
+        ConfigError: if a field is missing, unknown or not of its type; starts with ``where``.
+    """
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where} is {entry!r}, expected the fields {_ENTRY_FIELDS}")
+    fields = {k: v for k, v in entry.items() if k != "splits"}
+    unknown, missing = fields.keys() - set(_ENTRY_FIELDS), set(_ENTRY_FIELDS) - fields.keys()
+    if unknown or missing:
+        raise ConfigError(
+            f"{where} has the fields {sorted(entry)}, expected {_ENTRY_FIELDS} and optionally "
+            "'splits'"
+        )
+    for field, value in fields.items():
+        if not isinstance(value, str) or not value:
+            raise ConfigError(f"{where}: {field} is {value!r}, expected a non-empty string")
+    if "splits" not in entry:
+        return [fields]
+    splits = entry["splits"]
+    is_list = isinstance(splits, (list, tuple)) and len(splits) > 0
+    if not is_list or not all(isinstance(s, str) for s in splits):
+        raise ConfigError(f"{where}: splits is {splits!r}, expected a list of names")
+    if "{split}" not in fields["name"]:
+        raise ConfigError(f"{where}: with 'splits' the name {fields['name']!r} needs {{split}}")
+    return [{k: v.replace("{split}", split) for k, v in fields.items()} for split in splits]
 
 
 def get_panoptic_classes(names: Sequence[str]) -> PanopticClasses:
@@ -242,29 +270,6 @@ def _classes_of(json_file: str) -> PanopticClasses | None:
     if not PathManager.isfile(json_file):
         return None
     return PanopticClasses.from_categories(read_categories(json_file), json_file)
-
-
-def _splits(entry: dict[str, Any], where: str) -> list[dict[str, str]]:
-    """Fields of an entry; with "splits" one set per split, put in the place of {split}."""
-    fields = {k: v for k, v in entry.items() if k != "splits"}
-    unknown, missing = fields.keys() - set(_ENTRY_FIELDS), set(_ENTRY_FIELDS) - fields.keys()
-    if unknown or missing:
-        raise ConfigError(
-            f"{where} has the fields {sorted(entry)}, expected {_ENTRY_FIELDS} and optionally "
-            "'splits'"
-        )
-    for field, value in fields.items():
-        if not isinstance(value, str) or not value:
-            raise ConfigError(f"{where}: {field} is {value!r}, expected a non-empty string")
-    if "splits" not in entry:
-        return [fields]
-    splits = entry["splits"]
-    is_list = isinstance(splits, (list, tuple)) and len(splits) > 0
-    if not is_list or not all(isinstance(s, str) for s in splits):
-        raise ConfigError(f"{where}: splits is {splits!r}, expected a list of names")
-    if "{split}" not in fields["name"]:
-        raise ConfigError(f"{where}: with 'splits' the name {fields['name']!r} needs {{split}}")
-    return [{k: v.replace("{split}", split) for k, v in fields.items()} for split in splits]
 
 
 def _known_names() -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
+from ..config.checking import check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..data.build import clear_loader_errors
 from ..errors import ConfigError
@@ -56,6 +57,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
         """A loader of single images, without ground truth."""
+        check_proposals(cfg)  # Detectron2 unpickles them here
         mapper = PanopticFPNDatasetMapper(cfg, False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 

@@ -18,7 +18,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from ..checkpoint import load_weights
-from ..config import load_config
+from ..config import load_config, load_found_config
 from ..data import PanopticClasses
 from ..errors import ConfigError, DatasetError
 from ..model_zoo import find_model
@@ -111,12 +111,14 @@ class PanopticPredictor:
 
         Raises:
             ConfigError: if files are missing or do not fit together.
-            CheckpointError: if the weights are damaged or unsafe. A config that comes with them
-                cannot open the door by MODEL.TRUST_WEIGHTS; ``opts`` can.
+            CheckpointError: if the weights are damaged or unsafe. Of a config that comes with them
+                only what describes the model is taken (:func:`~..config.load_found_config`):
+                MODEL.TRUST_WEIGHTS, for one, can be set by ``opts`` alone.
         """
         checkpoint = find_model(path, zoo=zoo)
-        weights = ("MODEL.WEIGHTS", os.fspath(checkpoint.weights), "MODEL.TRUST_WEIGHTS", False)
-        cfg = load_config(checkpoint.config_file, [*weights, *opts])
+        load = load_config if checkpoint.is_own else load_found_config
+        weights = ("MODEL.WEIGHTS", os.fspath(checkpoint.weights))
+        cfg = load(checkpoint.config_file, [*weights, *opts])
         return cls(cfg, **{"classes": checkpoint.classes, **options})
 
     @property

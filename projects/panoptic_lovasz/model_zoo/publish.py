@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 from ..checkpoint.folder import find_checkpoint
 from ..checkpoint.formats import read_weights
 from ..checkpoint.published import ModelInfo
-from ..config import load_config
+from ..config import load_found_config, shareable
 from ..data.classes import PanopticClasses
 from ..data.register import get_panoptic_classes
 from ..errors import CheckpointError, ConfigError, DatasetError
@@ -77,10 +77,10 @@ def publish(
         )
     checkpoint = find_checkpoint(source)
     weights, iteration = _read_model(Path(checkpoint.weights), trust_weights)
-    cfg = load_config(checkpoint.config_file)
+    cfg = load_found_config(checkpoint.config_file)
     info = ModelInfo(
         name=name,
-        config=_config_to_share(cfg),
+        config=shareable(cfg).dump(),
         classes=checkpoint.classes or _classes_of_data(cfg),
         metrics=read_metrics(Path(checkpoint.weights).parent, iteration),
         dataset=", ".join(cfg.DATASETS.TRAIN),
@@ -134,16 +134,6 @@ def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int
             ) from error
     iteration = loaded.get("iteration")
     return tensors, iteration if isinstance(iteration, int) else None
-
-
-def _config_to_share(cfg: CfgNode) -> str:
-    """The config without what is true on one machine only."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.TRUST_WEIGHTS = False
-    cfg.OUTPUT_DIR = "./output"
-    return cfg.dump()
 
 
 def _versions() -> dict[str, str]:

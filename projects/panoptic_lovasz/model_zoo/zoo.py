@@ -16,7 +16,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..checkpoint import Checkpoint, SafeCheckpointer, find_checkpoint, load_weights
-from ..config import load_config
+from ..config import load_config, load_found_config
 from ..errors import CheckpointError, ConfigError
 from .index import ZOO_VARIABLE, fetch, read_index
 
@@ -67,10 +67,9 @@ def get_config(name: str, trained: bool = False, *, zoo: Zoo = None) -> CfgNode:
             package's versions.
         DatasetError: if the config leaves the numbers of classes to a data set that is not there.
     """
-    opts = ["MODEL.TRUST_WEIGHTS", False]
-    if trained:
-        opts += ["MODEL.WEIGHTS", get_checkpoint(name, zoo=zoo)]
-    return load_config(_config_file(name, zoo), opts)
+    opts = ["MODEL.WEIGHTS", get_checkpoint(name, zoo=zoo)] if trained else []
+    load = load_found_config if _key(name) in read_index(zoo) else load_config
+    return load(_config_file(name, zoo), opts)
 
 
 def get_checkpoint(name: str, *, zoo: Zoo = None) -> str:
@@ -124,7 +123,7 @@ def find_model(path_or_name: str | os.PathLike, *, zoo: Zoo = None) -> Checkpoin
     weights = get_checkpoint(name, zoo=zoo)
     if _key(name) in read_index(zoo):
         return find_checkpoint(weights)
-    return Checkpoint(weights, _config_file(name, zoo), None)
+    return Checkpoint(weights, _config_file(name, zoo), None, is_own=True)
 
 
 def _config_file(name: str, zoo: Zoo) -> str:
