@@ -20,6 +20,7 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     # Load MODEL.WEIGHTS even if it holds more than tensors, arrays and plain containers. Such a
     # file can run any code: only for files whose author you trust.
     cfg.MODEL.TRUST_WEIGHTS = False
+    _add_solver(cfg)
     _add_data(cfg)
     _add_loss(cfg)
     _add_combine(cfg)
@@ -27,6 +28,12 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     # Let evaluation also write the panoptic predictions, in COCO's submission format, into
     # OUTPUT_DIR/inference/<data set>.
     cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
+
+
+def _add_solver(cfg: CN) -> None:
+    # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one step of the optimizer.
+    # Iterations, also of the schedule and of evaluation, count steps.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
 
 
 def _add_data(cfg: CN) -> None:

@@ -32,7 +32,7 @@ def interrupted_marker(output_dir: str | os.PathLike) -> Path:
 
 
 class LossWatch:
-    """Remembers the last batch and its losses, to report them when one is NaN or infinite.
+    """Remembers an iteration's batches and losses, to report them when one is NaN or infinite.
 
     Detectron2 looks at the losses when it logs them, in the main process; this adds no look of its
     own, and so no synchronisation with a GPU.
@@ -46,18 +46,18 @@ class LossWatch:
         """
         self.failed = False
         self._dump_dir = dump_dir
-        self._batch: list[dict[str, Any]] = []
-        self._losses: dict[str, Tensor] | None = None
+        self._batches: list[list[dict[str, Any]]] = []
+        self._losses: list[dict[str, Tensor]] = []
         model.register_forward_pre_hook(self._remember_batch)
         model.register_forward_hook(self._remember_losses)
 
     def _remember_batch(self, model: nn.Module, inputs: tuple) -> None:
         if model.training:
-            self._batch, self._losses = inputs[0], None
+            self._batches.append(inputs[0])
 
     def _remember_losses(self, model: nn.Module, inputs: tuple, losses: Any) -> None:
         if model.training:
-            self._losses = {name: loss.detach() for name, loss in losses.items()}
+            self._losses.append({name: loss.detach() for name, loss in losses.items()})
 
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[None]:
@@ -66,35 +66,44 @@ class LossWatch:
         Raises:
             NonFiniteLossError: if there are no losses yet, because the network itself gave up.
         """
+        self._batches.clear()
+        self._losses.clear()
         try:
             yield
         except FloatingPointError as error:
-            if self._losses is None:  # the other processes wait for gradients and cannot be asked
+            # the other processes wait for gradients and cannot be asked
+            if len(self._losses) < len(self._batches):
                 raise NonFiniteLossError(f"{self.describe(iteration)} {error}") from error
             self.failed = True
 
     def describe(self, iteration: int) -> str:
         """What is wrong in this process, empty if nothing is; writes the batch if it shall."""
-        if self._losses is None:
-            terms = ["the network's output is NaN or infinite"]
-        else:
-            values = {name: loss.item() for name, loss in self._losses.items()}
-            terms = [f"{k} is {v}" for k, v in values.items() if not abs(v) < float("inf")]
-        if not terms:
-            return ""
-        files = ", ".join(str(item.get("file_name", "?")) for item in self._batch)
-        text = f"iteration {iteration}, rank {comm.get_rank()}: {', '.join(terms)}; images {files}."
-        if self._dump_dir is not None:
-            text += f" The batch is in {self._dump(iteration)}."
-        return text
+        losses_of_all = [*self._losses, None]  # None: the network gave up on the last batch
+        for batch, losses in zip(self._batches, losses_of_all, strict=False):
+            if terms := _not_finite(losses):
+                return self._describe_batch(iteration, batch, losses, terms)
+        return ""
 
-    def _dump(self, iteration: int) -> Path:
-        assert self._dump_dir is not None
+    def _describe_batch(
+        self, iteration: int, batch: list[dict[str, Any]], losses: Any, terms: list[str]
+    ) -> str:
+        files = ", ".join(str(item.get("file_name", "?")) for item in batch)
+        rank = comm.get_rank()
+        text = f"iteration {iteration}, rank {rank}: {', '.join(terms)}; images {files}."
+        if self._dump_dir is None:
+            return text
         self._dump_dir.mkdir(parents=True, exist_ok=True)
-        file = self._dump_dir / f"iteration_{iteration:07d}_rank_{comm.get_rank()}.pth"
-        content = {"iteration": iteration, "batch": self._batch, "losses": self._losses}
+        file = self._dump_dir / f"iteration_{iteration:07d}_rank_{rank}.pth"
+        content = {"iteration": iteration, "batch": batch, "losses": losses}
         write_atomically(file, lambda f: torch.save(content, f))
-        return file
+        return f"{text} The batch is in {file}."
+
+
+def _not_finite(losses: dict[str, Tensor] | None) -> list[str]:
+    if losses is None:
+        return ["the network's output is NaN or infinite"]
+    values = {name: loss.item() for name, loss in losses.items()}
+    return [f"{name} is {v}" for name, v in values.items() if not abs(v) < float("inf")]
 
 
 class StopTogether(HookBase):

@@ -24,6 +24,7 @@ from ..data.build import clear_loader_errors
 from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
+from .accumulating import run_accumulated_step
 from .hooks import with_output_hooks
 from .resuming import SeedEachIteration
 from .stopping import LossWatch, StopTogether, interrupted_marker
@@ -40,8 +41,13 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Raises:
-            ConfigError: if ``cfg`` asks for mixed precision without CUDA.
+            ConfigError: if ``cfg`` asks for mixed precision without CUDA, or accumulates less than
+                a batch.
         """
+        if cfg.SOLVER.ACCUMULATE_STEPS < 1:
+            raise ConfigError(
+                f"SOLVER.ACCUMULATE_STEPS is {cfg.SOLVER.ACCUMULATE_STEPS}, expected at least 1"
+            )
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
             raise ConfigError(
                 "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
@@ -106,8 +112,13 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """One iteration, whose losses are watched."""
+        num_batches = self.cfg.SOLVER.ACCUMULATE_STEPS
         with self._losses.step(self.iter):
-            super().run_step()
+            if num_batches == 1:
+                super().run_step()
+            else:
+                self._trainer.iter = self.iter
+                run_accumulated_step(self._trainer, num_batches)
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load as ``DefaultTrainer`` does; a resumed run sees the data that is left.
@@ -127,7 +138,8 @@ class Trainer(DefaultTrainer):
         if self.start_iter == self.max_iter:  # killed after its last checkpoint, before this one
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)
         if self.start_iter > 0:
-            loader = build_panoptic_train_loader(self.cfg, start_iter=self.start_iter)
+            batches_done = self.start_iter * self.cfg.SOLVER.ACCUMULATE_STEPS
+            loader = build_panoptic_train_loader(self.cfg, start_iter=batches_done)
             reset_data_loader(self._trainer, loader)
 
     def state_dict(self) -> dict:

@@ -140,6 +140,37 @@ class CrossEntropyLovaszLoss(nn.Module):
         values = dict(zip(("ce", "lovasz"), losses, strict=True))
         return {f"loss_sem_seg_{term}": values[term] for term in self.terms}
 
+    def batch_factors(self, batches: Sequence[Sequence[Tensor]]) -> dict[str, list[float]]:
+        """Factors with which the mean of several batches' losses is the loss of all as one batch.
+
+        Cross-entropy is a mean over labeled pixels, of which batches have different numbers. The
+        Jaccard index of several batches is no mean of theirs, so its loss has no factors.
+
+        Args:
+            batches: labels of every image of every batch, (H, W) each, any integer dtype.
+
+        Returns:
+            Loss name -> a factor for each batch, on average 1.
+        """
+        if "ce" not in self.terms:
+            return {}
+        weights = [sum(self._labeled_weight(t) for t in targets) for targets in batches]
+        if self.global_batch and _all_processes() is not None:
+            from detectron2.utils import comm
+
+            weights = [sum(column) for column in zip(*comm.all_gather(weights), strict=True)]
+        mean = sum(weights) / len(weights) or 1.0
+        return {"loss_sem_seg_ce": [weight / mean for weight in weights]}
+
+    def _labeled_weight(self, target: Tensor) -> float:
+        """Number of labeled pixels, each times the weight of its class."""
+        labels = target[target != self.ignore_index]
+        if self.class_weights is None:
+            return float(labels.numel())
+        weights = self.class_weights.to(labels.device, torch.float64)
+        # a label out of range is the loss's to report
+        return weights[labels.long().clamp(0, len(weights) - 1)].sum().item()
+
     @property
     def _is_fused(self) -> bool:
         return self.fused and self.method == "binned"
