@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and those that are elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["remove_unfinished", "write_atomically"]
+from iopath.common.file_io import PathManager
+
+__all__ = ["path_manager", "remove_unfinished", "write_atomically"]
+
+_LOCAL = PathManager()
 
 
 def write_atomically(
@@ -41,3 +45,15 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
     """
     for temporary in Path(folder).glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
+
+
+def path_manager(path: str | os.PathLike) -> PathManager:
+    """Detectron2's ``PathManager`` for a URL, one of local files for a path.
+
+    So that what reads local files alone does not import Detectron2, which takes seconds.
+    """
+    if "://" not in os.fspath(path):
+        return _LOCAL
+    from detectron2.utils.file_io import PathManager
+
+    return PathManager

@@ -152,7 +152,7 @@ def test_missing_files_are_counted_listed_and_searched_in_a_named_folder(tiny_se
         DatasetError, match=rf"1 of 2 panoptic PNG files are missing: {tiny_set.panoptic} lacks 'b"
     ):
         load_coco_panoptic_json(*tiny_set.paths)
-    with pytest.raises(DatasetError, match=r"2 of 2 image files .*: /nowhere is no folder"):
+    with pytest.raises(DatasetError, match=r"2 of 2 image files .*: /nowhere is not a folder"):
         load_coco_panoptic_json(tiny_set.json, "/nowhere", tiny_set.panoptic)
 
 

@@ -20,7 +20,7 @@ from panoptic_lovasz.checkpoint import find_checkpoint, read_model_info
 from panoptic_lovasz.errors import CheckpointError, ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.model_zoo import publish
-from panoptic_lovasz.model_zoo.publish import read_metrics
+from panoptic_lovasz.model_zoo.publishing import read_metrics
 from panoptic_lovasz.reporting.records import add_result
 from panoptic_lovasz.tools.predict import main as demo
 from panoptic_lovasz.tools.publish import main

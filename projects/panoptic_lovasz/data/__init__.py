@@ -1,34 +1,27 @@
-"""Panoptic data sets: the COCO panoptic format, registration, mapping and sampling."""
+"""Panoptic data sets: the COCO panoptic format, registration, mapping and sampling.
 
-from .build import build_panoptic_train_loader
-from .classes import IGNORE_LABEL, PanopticClasses
-from .coco_panoptic import load_coco_panoptic_json
-from .mapper import PanopticFPNDatasetMapper
-from .register import (
-    get_panoptic_classes,
-    get_panoptic_dataset_dicts,
-    register_coco_panoptic,
-    register_from_config,
-    set_class_counts,
+The format, its checks, statistics and converters need NumPy alone; ``register``, ``mapper``,
+``masks``, ``samplers``, ``augmentation`` and ``build`` are Detectron2's side.
+"""
+
+from ..lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".build": ("build_panoptic_train_loader",),
+        ".classes": ("IGNORE_LABEL", "PanopticClasses"),
+        ".coco_panoptic": ("load_coco_panoptic_json",),
+        ".mapper": ("PanopticFPNDatasetMapper",),
+        ".register": (
+            "get_panoptic_classes",
+            "get_panoptic_dataset_dicts",
+            "register_coco_panoptic",
+            "register_from_config",
+            "set_class_counts",
+        ),
+        ".samplers": ("EquiBatchSampler", "build_train_sampler"),
+        ".shapes": ("make_shapes",),
+        ".writer": ("PanopticSample", "write_coco_panoptic"),
+    },
 )
-from .samplers import EquiBatchSampler, build_train_sampler
-from .shapes import make_shapes
-from .writer import PanopticSample, write_coco_panoptic
-
-__all__ = [
-    "IGNORE_LABEL",
-    "EquiBatchSampler",
-    "PanopticClasses",
-    "PanopticFPNDatasetMapper",
-    "PanopticSample",
-    "build_panoptic_train_loader",
-    "build_train_sampler",
-    "get_panoptic_classes",
-    "get_panoptic_dataset_dicts",
-    "load_coco_panoptic_json",
-    "make_shapes",
-    "register_coco_panoptic",
-    "register_from_config",
-    "set_class_counts",
-    "write_coco_panoptic",
-]

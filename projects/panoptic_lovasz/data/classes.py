@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-from detectron2.data import Metadata
-from detectron2.utils.colormap import colormap
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
+from ..visualization.palette import class_colors, distinct_colors
 from .fields import shorten
+
+if TYPE_CHECKING:
+    from detectron2.data import Metadata
 
 __all__ = ["IGNORE_LABEL", "THINGS_CLASS", "PanopticClasses"]
 
@@ -112,8 +113,7 @@ class PanopticClasses:
                 f"data set '{metadata.get('name')}': its things and stuff share contiguous ids "
                 f"although the first of stuff_classes is '{stuff_names[0]}', not '{THINGS_CLASS}'"
             )
-        thing_colors = metadata.get("thing_colors") or _palette(len(thing_names))
-        stuff_colors = metadata.get("stuff_colors") or _palette(len(stuff_names))
+        thing_colors, stuff_colors = (colors.tolist() for colors in class_colors(metadata))
         return cls(
             thing_classes=tuple(thing_names[i] for i, _ in things),
             thing_colors=tuple(tuple(thing_colors[i]) for i, _ in things),
@@ -247,13 +247,13 @@ def _is_color(color: Any) -> bool:
     )
 
 
-def _palette(size: int) -> list[Color]:
-    colors = colormap(rgb=True, maximum=255).astype(int).tolist()
-    return [tuple(colors[i % len(colors)]) for i in range(size)]
-
-
 def _colors(categories: Sequence[dict[str, Any]]) -> dict[int, Color]:
-    palette = _palette(len(categories))
-    return {
-        c["id"]: tuple(c.get("color", spare)) for c, spare in zip(categories, palette, strict=True)
-    }
+    """By category id: its own color, or one that none of the others has."""
+    colors = {c["id"]: tuple(c["color"]) for c in categories if "color" in c}
+    for isthing in (1, 0):
+        lacking = [c["id"] for c in categories if c["isthing"] == isthing and "color" not in c]
+        if lacking:
+            taken = tuple(colors.values())
+            made = distinct_colors(len(lacking), vivid=bool(isthing), taken=taken).tolist()
+            colors |= zip(lacking, map(tuple, made), strict=True)
+    return colors

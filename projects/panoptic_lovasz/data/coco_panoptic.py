@@ -11,9 +11,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
-
 from ..errors import DatasetError
+from ..files import path_manager
 from .classes import PanopticClasses
 from .fields import check_field, check_file_name, check_unique, shorten
 from .id_map import MAX_SEGMENT_ID, VOID
@@ -71,7 +70,7 @@ def read_categories(json_file: str | os.PathLike) -> list[Any]:
 
 def _read_bytes(json_file: str) -> bytes:
     try:
-        with PathManager.open(json_file, "rb") as f:
+        with path_manager(json_file).open(json_file, "rb") as f:
             return f.read()
     except FileNotFoundError:
         raise DatasetError(f"panoptic JSON {json_file} does not exist") from None
@@ -213,7 +212,7 @@ def _resolve_files(
             missing.append(record[field])
         record[field] = path
     if missing:
-        what = "is no folder" if not PathManager.isdir(folder) else "lacks"
+        what = "is not a folder" if not path_manager(folder).isdir(folder) else "lacks"
         some = ", ".join(map(shorten, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise DatasetError(
             f"{source}: {len(missing)} of {len(dicts)} {kind} files are missing: "
@@ -224,6 +223,6 @@ def _resolve_files(
 
 def _list_folder(folder: str) -> set[str]:
     try:
-        return set(PathManager.ls(folder))
+        return set(path_manager(folder).ls(folder))
     except OSError:  # not there, or not readable: its files count as missing
         return set()

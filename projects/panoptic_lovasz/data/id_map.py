@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..errors import DatasetError
-from ..files import write_atomically
+from ..files import path_manager, write_atomically
 
 __all__ = [
     "MAX_SEGMENT_ID",
@@ -58,7 +57,7 @@ def read_panoptic_png(file_name: str | os.PathLike) -> np.ndarray:
     """
     file_name = os.fspath(file_name)
     try:
-        with PathManager.open(file_name, "rb") as f:
+        with path_manager(file_name).open(file_name, "rb") as f:
             content = f.read()
     except FileNotFoundError:
         raise DatasetError(f"panoptic PNG {file_name} does not exist") from None

@@ -65,7 +65,7 @@ def write_coco_panoptic(
         total: number of samples, for the progress bar.
         info: content of the JSON's "info".
         overwrite: replace an existing JSON and PNGs of the same names.
-        progress: show a progress bar.
+        progress: show a progress bar if stderr is a terminal.
 
     Returns:
         The number of images written.
@@ -85,7 +85,8 @@ def write_coco_panoptic(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     try:
-        for sample in tqdm(samples, total=total, desc=json_file.name, disable=not progress):
+        hidden = None if progress else True  # None: shown if stderr is a terminal
+        for sample in tqdm(samples, total=total, desc=json_file.name, disable=hidden):
             image, annotation = _write_sample(sample, len(images) + 1, partial_dir, classes)
             images.append(image)
             annotations.append(annotation)

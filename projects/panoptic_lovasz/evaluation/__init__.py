@@ -1,17 +1,18 @@
-"""Panoptic quality, mIoU and AP from panoptic ground truth."""
+"""Panoptic quality, mIoU and AP from panoptic ground truth.
 
-from .build import build_evaluator
-from .instance_evaluation import PanopticInstanceEvaluator
-from .panoptic_evaluation import PanopticQualityEvaluator
-from .panoptic_quality import PanopticQuality
-from .sem_seg_evaluation import PanopticSemSegEvaluator
-from .submission import evaluate_submission
+Panoptic quality, its reports and the evaluation of submissions need NumPy alone.
+"""
 
-__all__ = [
-    "PanopticInstanceEvaluator",
-    "PanopticQuality",
-    "PanopticQualityEvaluator",
-    "PanopticSemSegEvaluator",
-    "build_evaluator",
-    "evaluate_submission",
-]
+from ..lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".build": ("build_evaluator",),
+        ".instance_evaluation": ("PanopticInstanceEvaluator",),
+        ".panoptic_evaluation": ("PanopticQualityEvaluator",),
+        ".panoptic_quality": ("PanopticQuality",),
+        ".sem_seg_evaluation": ("PanopticSemSegEvaluator",),
+        ".submission": ("evaluate_submission",),
+    },
+)

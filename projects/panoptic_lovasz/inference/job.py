@@ -86,7 +86,7 @@ class Job:
 
     def _image_samples(self) -> Iterator[PanopticSample]:
         images, ids = self.inputs.images, self.inputs.image_ids()
-        with tqdm(total=len(images), unit=" images", disable=not images) as bar:
+        with tqdm(total=len(images), unit=" images", disable=None if images else True) as bar:
 
             def skip(error: DatasetError) -> None:
                 self._skip(error)
@@ -117,7 +117,7 @@ class Job:
         with (
             VideoWriter(self.folder / f"{name}.mp4", reader.fps) as overlays,
             VideoWriter(self.folder / _SIDE_BY_SIDE / f"{name}.mp4", reader.fps) as comparisons,
-            tqdm(total=reader.num_frames, unit=" images", desc=name) as bar,
+            tqdm(total=reader.num_frames, unit=" images", desc=name, disable=None) as bar,
             stop,
         ):
             for number, result in enumerate(self.predictor.predict(reader)):

@@ -9,19 +9,13 @@
 ``python -m panoptic_lovasz.model_zoo`` prints a table.
 """
 
-from .index import Entry, add_to_index, read_index
-from .publish import PublishedFiles, publish
-from .zoo import find_model, get, get_checkpoint, get_config, list
+from ..lazy import lazy_names
 
-__all__ = [
-    "Entry",
-    "PublishedFiles",
-    "add_to_index",
-    "find_model",
-    "get",
-    "get_checkpoint",
-    "get_config",
-    "list",
-    "publish",
-    "read_index",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".index": ("Entry", "add_to_index", "read_index"),
+        ".publishing": ("PublishedFiles", "publish"),
+        ".zoo": ("find_model", "get", "get_checkpoint", "get_config", "list"),
+    },
+)

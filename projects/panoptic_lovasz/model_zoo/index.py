@@ -15,7 +15,7 @@ from iopath.common.file_io import file_lock
 from ..checkpoint.published import sha256_of
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
-from .publish import PublishedFiles
+from .publishing import PublishedFiles
 
 __all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "fetch", "read_index"]
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from ..checkpoint.published import ModelInfo, sha256_of
 from ..files import write_atomically
 from ..metrics import TITLES, averages, by_class, of_test_sets
-from .publish import PublishedFiles
+from .publishing import PublishedFiles
 
 __all__ = ["write_model_card"]
 

@@ -1,4 +1,8 @@
-from .draw import draw_comparison, draw_panoptic
-from .tracker import InstanceTracker
+"""Pictures of panoptic segmentation: drawing, colors, and instances followed through a video."""
 
-__all__ = ["InstanceTracker", "draw_comparison", "draw_panoptic"]
+from ..lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {".draw": ("draw_comparison", "draw_panoptic"), ".tracker": ("InstanceTracker",)},
+)

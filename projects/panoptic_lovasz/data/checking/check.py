@@ -94,7 +94,7 @@ def check_coco_panoptic(
         images: folder of the images.
         panoptic: folder of the id PNGs.
         workers: threads that read files; by default one a processor.
-        progress: show a progress bar.
+        progress: show a progress bar if stderr is a terminal.
 
     Raises:
         DatasetError: if the JSON cannot be read, or its outline or categories are unusable, so
@@ -195,7 +195,8 @@ def _read_all(
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # Pillow decodes without the GIL
         found = pool.map(read, outline.annotations.values())
-        bar = tqdm(found, "checking", len(outline.annotations), disable=not progress, unit="image")
+        hidden = None if progress else True  # None: shown if stderr is a terminal
+        bar = tqdm(found, "checking", len(outline.annotations), disable=hidden, unit="image")
         yield from zip(outline.annotations, bar, strict=True)
 
 

@@ -1,14 +1,13 @@
 """Converters of other annotation layouts into the COCO panoptic format, one function each."""
 
-from .camvid import convert_camvid
-from .cityscapes import convert_cityscapes
-from .coco_instances import convert_coco_instances
-from .label_folders import convert_label_folders, read_categories
+from ...lazy import lazy_names
 
-__all__ = [
-    "convert_camvid",
-    "convert_cityscapes",
-    "convert_coco_instances",
-    "convert_label_folders",
-    "read_categories",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        ".camvid": ("convert_camvid",),
+        ".cityscapes": ("convert_cityscapes",),
+        ".coco_instances": ("convert_coco_instances",),
+        ".label_folders": ("convert_label_folders", "read_categories"),
+    },
+)

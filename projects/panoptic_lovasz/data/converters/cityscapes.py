@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
 from ...errors import DatasetError
 from ..writer import PanopticSample, write_coco_panoptic
@@ -17,12 +17,30 @@ from .label_folders import combine_labels
 __all__ = ["convert_cityscapes"]
 
 _IMAGE, _LABEL = "_leftImg8bit.png", "_gtFine_instanceIds.png"
-# The ids of the 19 classes of the benchmark in Cityscapes' label maps, in the order of
-# Detectron2's list (their "trainIds").
-_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-CATEGORIES = [
-    {"id": i, "name": c["name"], "isthing": c["isthing"], "color": list(c["color"])}
-    for i, c in zip(_IDS, CITYSCAPES_CATEGORIES, strict=True)
+_CLASSES = (  # the 19 of the benchmark: id in the label maps, name, isthing, color
+    (7, "road", 0, (128, 64, 128)),
+    (8, "sidewalk", 0, (244, 35, 232)),
+    (11, "building", 0, (70, 70, 70)),
+    (12, "wall", 0, (102, 102, 156)),
+    (13, "fence", 0, (190, 153, 153)),
+    (17, "pole", 0, (153, 153, 153)),
+    (19, "traffic light", 0, (250, 170, 30)),
+    (20, "traffic sign", 0, (220, 220, 0)),
+    (21, "vegetation", 0, (107, 142, 35)),
+    (22, "terrain", 0, (152, 251, 152)),
+    (23, "sky", 0, (70, 130, 180)),
+    (24, "person", 1, (220, 20, 60)),
+    (25, "rider", 1, (255, 0, 0)),
+    (26, "car", 1, (0, 0, 142)),
+    (27, "truck", 1, (0, 0, 70)),
+    (28, "bus", 1, (0, 60, 100)),
+    (31, "train", 1, (0, 80, 100)),
+    (32, "motorcycle", 1, (0, 0, 230)),
+    (33, "bicycle", 1, (119, 11, 32)),
+)
+CATEGORIES: list[dict[str, Any]] = [
+    {"id": i, "name": name, "isthing": isthing, "color": list(color)}
+    for i, name, isthing, color in _CLASSES
 ]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
+from .. import __version__
 from ..checkpoint.folder import find_checkpoint
 from ..checkpoint.formats import read_weights
 from ..checkpoint.published import ModelInfo
@@ -137,8 +138,6 @@ def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int
 
 
 def _versions() -> dict[str, str]:
-    from .. import __version__  # the package is not complete while this module is imported
-
     return {
         "torch": str(torch.__version__),
         "detectron2": detectron2.__version__,
