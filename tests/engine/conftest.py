@@ -1,4 +1,4 @@
-"""Training in processes of their own, as a user starts it, on a handful of small images."""
+"""Training on a handful of small images, in processes of their own as a user starts it, or here."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from panoptic_lovasz import Trainer, load_config
 from panoptic_lovasz.data import make_shapes
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -71,3 +72,19 @@ def command(tmp_path_factory):
     root = tmp_path_factory.mktemp("datasets")
     make_shapes(root / "shapes", num_train=12, num_val=4, size=96, progress=False)
     return Command(root)
+
+
+@pytest.fixture
+def make_trainer(command, monkeypatch):
+    """Function that makes a trainer in this process, for OUTPUT_DIR and some options."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(command.datasets))
+
+    def make(output, *options, resume=False):
+        quick = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001]
+        quick += ["INPUT.MIN_SIZE_TRAIN", (64,), "OUTPUT.PLOTS", False, "OUTPUT.NUM_PICTURES", 0]
+        cfg = load_config(command.config, [*quick, "OUTPUT_DIR", str(output), *options])
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        return trainer
+
+    return make

@@ -77,7 +77,7 @@ def _write_result(trainer: Trainer, folder: Path) -> None:
     weights = folder / _WEIGHTS_FILE
     record = {
         "metrics": {k: None if np.isnan(v) else v for k, v in metrics.items()},
-        "iterations": trainer.max_iter,
+        "iterations": trainer.early_end.iterations if trainer.early_end else trainer.max_iter,
         "seconds_per_iteration": float(np.median(seconds)) if seconds else None,
         "peak_memory_mib": memory,
         "memory": kind,

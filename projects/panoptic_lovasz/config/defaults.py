@@ -24,10 +24,8 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     _add_data(cfg)
     _add_loss(cfg)
     _add_combine(cfg)
+    _add_test(cfg)
     _add_output(cfg)
-    # Let evaluation also write the panoptic predictions, in COCO's submission format, into
-    # OUTPUT_DIR/inference/<data set>.
-    cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
 
 
 def _add_solver(cfg: CN) -> None:
@@ -103,6 +101,21 @@ def _add_combine(cfg: CN) -> None:
     # With IMPL "fast", in inference on the CPU: serve the layers' outputs from memory freed before
     # (glibc; a setting of the whole process while the network runs). Same results, less time.
     cfg.MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY = True
+
+
+def _add_test(cfg: CN) -> None:
+    # Let evaluation also write the panoptic predictions, in COCO's submission format, into
+    # OUTPUT_DIR/inference/<data set>.
+    cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
+    # End the training when METRIC has not risen by more than MIN_GAIN, in its own unit, in PATIENCE
+    # evaluations (TEST.EVAL_PERIOD) in a row.
+    early = cfg.TEST.EARLY_STOPPING = CN()
+    early.ENABLED = False
+    # With several test sets, that of the first; model_best.pth is then kept by it as well. "" is
+    # OUTPUT.BEST_METRIC.
+    early.METRIC = ""
+    early.PATIENCE = 5
+    early.MIN_GAIN = 0.0
 
 
 def _add_output(cfg: CN) -> None:

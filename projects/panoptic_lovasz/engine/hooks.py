@@ -38,6 +38,7 @@ __all__ = [
     "EvaluationPicturesHook",
     "ReportHook",
     "ResultsTable",
+    "best_metric",
     "with_output_hooks",
 ]
 
@@ -63,10 +64,7 @@ def with_output_hooks(
     ]
     if cfg.DATASETS.TEST:
         added.append(ResultsTable(period, folder))
-        if cfg.OUTPUT.BEST_METRIC:
-            several = len(cfg.DATASETS.TEST) > 1
-            prefix = f"{cfg.DATASETS.TEST[0]}/" if several else ""
-            metric = prefix + cfg.OUTPUT.BEST_METRIC
+        if metric := best_metric(cfg):
             added.append(BestCheckpoint(period, folder, checkpointer, metric))
         if cfg.OUTPUT.NUM_PICTURES > 0:
             added.append(EvaluationPicturesHook(period, folder))
@@ -75,6 +73,14 @@ def with_output_hooks(
         after.append(ReportHook(cfg))
     # what is added to the storage is then written; plots and report then read what was written
     return [*before, *added, writer, *after]
+
+
+def best_metric(cfg: CfgNode) -> str:
+    """The metric by which the best model is kept, of several test sets the first's; "" for none."""
+    early = cfg.TEST.EARLY_STOPPING
+    metric = (early.METRIC if early.ENABLED else "") or cfg.OUTPUT.BEST_METRIC
+    prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
+    return metric and prefix + metric
 
 
 def _save_classes(cfg: CfgNode, folder: Path) -> None:
@@ -216,7 +222,7 @@ class ReportHook(HookBase):
 
     def after_train(self) -> None:
         """Write the report if training came to its end."""
-        if self.trainer.iter < self.trainer.max_iter:
+        if self.trainer.iter < self.trainer.max_iter and self.trainer.early_end is None:
             return
         with tolerate_errors("report.html"):
             write_run(self._folder, self._record())
@@ -227,11 +233,13 @@ class ReportHook(HookBase):
         memory, kind = peak_memory_mib()
         storage = self.trainer.storage
         timed = "time" in storage.histories()
+        iterations, reason = self.trainer.early_end or (self.trainer.max_iter, "")
         return {
             "title": ", ".join(self._cfg.DATASETS.TRAIN),
             "command": _command(),
             "finished": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-            "iterations": self.trainer.max_iter,
+            "iterations": iterations,
+            "ended_early": reason,
             "first_iteration": self.trainer.start_iter,
             "seconds": time.perf_counter() - self._start,
             "seconds_per_iteration": storage.history("time").median(1000) if timed else None,

@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluators, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
 from .accumulating import run_accumulated_step
+from .early_stopping import EarlyEnd, EndOfTraining, build_early_stopping
 from .hooks import with_output_hooks
 from .resuming import SeedEachIteration
 from .stopping import LossWatch, StopTogether, interrupted_marker
@@ -36,7 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """``DefaultTrainer`` that reads panoptic ground truth and evaluates by the metadata's type."""
+    """``DefaultTrainer`` that reads panoptic ground truth and evaluates by the metadata's type.
+
+    Attributes:
+        early_end: where and why the training ended early, None if it did not.
+    """
+
+    early_end: EarlyEnd | None = None
 
     def __init__(self, cfg: CfgNode):
         """
@@ -95,7 +102,8 @@ class Trainer(DefaultTrainer):
         # After the scheduler's step, which belongs to the iteration that is saved.
         stop = StopTogether(self.checkpointer, self._losses)
         hooks = [timer, seed, scheduler, stop, *others]
-        return with_output_hooks(self.cfg, hooks, self.checkpointer)
+        early_stopping = build_early_stopping(self.cfg, self.checkpointer)
+        return [*with_output_hooks(self.cfg, hooks, self.checkpointer), early_stopping]
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers, with one line of progress instead of its own."""
@@ -107,8 +115,15 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> Any:
         """Train as ``DefaultTrainer`` does; what goes wrong with the data is one clear error."""
-        with clear_loader_errors():
-            return super().train()
+        try:
+            with clear_loader_errors():
+                return super().train()
+        except EndOfTraining:  # then comes what DefaultTrainer does after its loop
+            results = getattr(self, "_last_eval_results", None)  # None: it had ended before
+            if not (self.cfg.TEST.EXPECTED_RESULTS and results and comm.is_main_process()):
+                return None
+            verify_results(self.cfg, results)
+            return results
 
     def run_step(self) -> None:
         """One iteration, whose losses are watched."""

@@ -101,8 +101,9 @@ def _summary(folder: Path, run: dict[str, Any]) -> str:
     text = "Last evaluation, in percent."
     if best and _metric(best, "PQ") > _metric(results[-1], "PQ"):
         text += f" The best PQ was {_metric(best, 'PQ'):.1f} at iteration {best['iteration']:.0f}."
+    ended = f"Ended early: {run['ended_early']}." if run.get("ended_early") else ""
     return page.paragraph(" · ".join(facts), soft=True) + (
-        page.tiles(values) + page.paragraph(text) if values else ""
+        page.tiles(values) + page.paragraph(f"{text} {ended}") if values else ""
     )
 
 
