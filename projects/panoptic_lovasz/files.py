@@ -1,17 +1,14 @@
-"""Files that are there whole or not at all, and those that are elsewhere."""
+"""Files that are there whole or not at all, and that are nothing but files."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from iopath.common.file_io import PathManager
-
-__all__ = ["path_manager", "remove_unfinished", "write_atomically"]
-
-_LOCAL = PathManager()
+__all__ = ["open_file", "remove_unfinished", "write_atomically"]
 
 
 def write_atomically(
@@ -47,13 +44,26 @@ def remove_unfinished(folder: str | os.PathLike) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def path_manager(path: str | os.PathLike) -> PathManager:
-    """Detectron2's ``PathManager`` for a URL, one of local files for a path.
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file, or a URL that Detectron2's ``PathManager`` knows, to read its bytes.
 
-    So that what reads local files alone does not import Detectron2, which takes seconds.
+    A pipe or a device, which could keep its reader waiting for ever, is refused.
+
+    Raises:
+        OSError: if there is no such file, or it is of another kind.
     """
-    if "://" not in os.fspath(path):
-        return _LOCAL
-    from detectron2.utils.file_io import PathManager
+    path = os.fspath(path)
+    if "://" in path:
+        from detectron2.utils.file_io import PathManager
 
-    return PathManager
+        return PathManager.open(path, "rb")
+    f = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+        f.close()
+        raise OSError("it is not a regular file")
+    return f
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open as ``open`` does, except that a pipe does not wait for its writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

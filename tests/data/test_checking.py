@@ -250,7 +250,7 @@ FAULTS = {
         lambda d: d.save_image(BLANK[:20]),
         "b.jpg",
         "size",
-        "is 32 x 20 pixels, the JSON says 32 x 24",
+        "it is 32 x 20 pixels, but its data set says 32 x 24",
     ),
     "image turned by EXIF": (
         lambda d: d.save_image(BLANK, exif=_exif(6)),
@@ -280,7 +280,7 @@ FAULTS = {
         lambda d: d.save_png(BLANK[:, :30]),
         "b.png",
         "size",
-        "is 30 x 24 pixels, the JSON says 32 x 24",
+        "is 30 x 24 pixels, but its data set says 32 x 24",
     ),
 }
 WARNINGS = {

@@ -83,7 +83,7 @@ def test_a_missing_png_is_an_error_that_names_it(tmp_path):
 
 def test_a_jpeg_is_an_error_since_it_changes_ids(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "lossy.png", format="JPEG")
-    with pytest.raises(DatasetError, match=r"lossy\.png cannot be read: it is no PNG"):
+    with pytest.raises(DatasetError, match=r"lossy\.png cannot be read: it is not a PNG"):
         read_panoptic_png(tmp_path / "lossy.png")
 
 

@@ -267,7 +267,9 @@ def test_a_png_made_for_an_image_before_its_exif_turn_is_an_error_that_says_so(
     exif[274] = 6
     turned.save(tiny_set.images / "a.jpg", exif=exif)
     first = load_coco_panoptic_json(*tiny_set.paths)[0]
-    with pytest.raises(DatasetError, match=r"a\.jpg is 6 x 8 .* says 8 x 6 .*EXIF orientation 6"):
+    with pytest.raises(
+        DatasetError, match=r"a\.jpg: it is 6 x 8 .* says 8 x 6 .*EXIF orientation 6"
+    ):
         mapper_of(tiny_classes)(first)
     del first["height"], first["width"]
     with pytest.raises(DatasetError, match=r"a\.png is 8 x 6 .*a\.jpg is 6 x 8 .*EXIF"):

@@ -120,5 +120,5 @@ def test_missing_files_are_errors(submission):
     with pytest.raises(DatasetError, match="nowhere does not exist"):
         evaluate_submission(submission / "pred.json", submission / "gt.json", gt_dir="nowhere")
     (submission / "pred.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"pred.json cannot be read as JSON"):
+    with pytest.raises(DatasetError, match=r"pred.json cannot be read"):
         evaluate_submission(submission / "pred.json", submission / "gt.json")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import DatasetError
-from ..files import path_manager
 from .classes import PanopticClasses
-from .fields import check_field, check_file_name, check_unique, shorten
+from .fields import check_field, check_file_name, check_unique, read_bytes, read_json, shorten
 from .id_map import MAX_SEGMENT_ID, VOID
+from .paths import Folder
 
 __all__ = [
     "check_segment",
@@ -34,10 +34,7 @@ def read_coco_panoptic_json(json_file: str | os.PathLike) -> dict[str, Any]:
         DatasetError: if the file is missing, is not JSON, or lacks one of the lists.
     """
     json_file = os.fspath(json_file)
-    try:
-        content = json.loads(_read_bytes(json_file))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"panoptic JSON {json_file} cannot be read: {error}") from error
+    content = read_json(json_file, "panoptic JSON")
     if not isinstance(content, dict):
         raise DatasetError(f"{json_file}: expected an object, found a {type(content).__name__}")
     for field in ("images", "annotations", "categories"):
@@ -55,7 +52,7 @@ def read_categories(json_file: str | os.PathLike) -> list[Any]:
     Raises:
         DatasetError: if the file is missing, is not JSON, or lacks one of the lists.
     """
-    content = _read_bytes(os.fspath(json_file))
+    content = read_bytes(json_file, "panoptic JSON")
     key = b'"categories"'
     if content.count(key) == 1:
         rest = content[content.index(key) + len(key) :].lstrip(b" \t\r\n:")
@@ -68,21 +65,13 @@ def read_categories(json_file: str | os.PathLike) -> list[Any]:
     return read_coco_panoptic_json(json_file)["categories"]
 
 
-def _read_bytes(json_file: str) -> bytes:
-    try:
-        with path_manager(json_file).open(json_file, "rb") as f:
-            return f.read()
-    except FileNotFoundError:
-        raise DatasetError(f"panoptic JSON {json_file} does not exist") from None
-    except OSError as error:
-        raise DatasetError(f"panoptic JSON {json_file} cannot be read: {error}") from error
-
-
 def load_coco_panoptic_json(
     json_file: str | os.PathLike,
     image_dir: str | os.PathLike,
     panoptic_dir: str | os.PathLike,
     classes: PanopticClasses | None = None,
+    *,
+    follow_links: bool = False,
 ) -> list[dict[str, Any]]:
     """Load a data set in the COCO panoptic format as Detectron2 dataset dicts.
 
@@ -91,6 +80,7 @@ def load_coco_panoptic_json(
         image_dir: folder that the images' file names are relative to.
         panoptic_dir: folder that the annotations' file names are relative to.
         classes: numbering of the classes; by default that of the JSON's own categories.
+        follow_links: let symbolic links lead out of the two folders.
 
     Returns:
         One dict per annotated image: file_name, image_id, height, width, pan_seg_file_name and
@@ -118,8 +108,9 @@ def load_coco_panoptic_json(
             f"{json_file}: {len(images) - len(dicts)} of {len(images)} images have no annotation; "
             "they are left out"
         )
-    _resolve_files(dicts, "file_name", image_dir, "image", json_file)
-    _resolve_files(dicts, "pan_seg_file_name", panoptic_dir, "panoptic PNG", json_file)
+    images_in, pngs_in = (Folder(d, follow_links) for d in (image_dir, panoptic_dir))
+    _resolve_files(dicts, "file_name", images_in, "image", json_file)
+    _resolve_files(dicts, "pan_seg_file_name", pngs_in, "panoptic PNG", json_file)
     return dicts
 
 
@@ -197,32 +188,19 @@ def check_segment(segment: Any, where: str, classes: PanopticClasses) -> dict[st
 
 
 def _resolve_files(
-    dicts: Sequence[dict[str, Any]], field: str, folder: str | os.PathLike, kind: str, source: str
+    dicts: Sequence[dict[str, Any]], field: str, folder: Folder, kind: str, source: str
 ) -> None:
-    """Turn file names into paths, and see that the files exist by listing each folder once."""
-    folder = os.fspath(folder)
-    listings: dict[str, set[str]] = {}
+    """Turn file names into paths of files that exist."""
     missing = []
     for record in dicts:
-        path = os.path.join(folder, record[field])
-        parent, name = os.path.split(path)
-        if parent not in listings:
-            listings[parent] = _list_folder(parent)
-        if name not in listings[parent]:
+        try:
+            record[field] = folder.find(record[field])
+        except FileNotFoundError:
             missing.append(record[field])
-        record[field] = path
+        except DatasetError as error:
+            raise DatasetError(f"{source}: {error}") from None
     if missing:
-        what = "is not a folder" if not path_manager(folder).isdir(folder) else "lacks"
-        some = ", ".join(map(shorten, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise DatasetError(
-            f"{source}: {len(missing)} of {len(dicts)} {kind} files are missing: "
-            f"{os.path.abspath(folder)} {what}"
-            + (f" {some}" if what == "lacks" else f" (looked there for {some})")
+            f"{source}: {len(missing)} of {len(dicts)} {kind} files are missing"
+            f"{folder.describe_missing(missing)}"
         )
-
-
-def _list_folder(folder: str) -> set[str]:
-    try:
-        return set(path_manager(folder).ls(folder))
-    except OSError:  # not there, or not readable: its files count as missing
-        return set()

@@ -1,13 +1,49 @@
-"""Checks of fields read from a JSON file; each raises a DatasetError that begins with ``where``."""
+"""JSON files and checks of their fields; each raises a DatasetError that begins with ``where``."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from ..errors import DatasetError
+from ..files import open_file
 
-__all__ = ["check_field", "check_file_name", "check_unique", "shorten"]
+__all__ = ["check_field", "check_file_name", "check_unique", "read_bytes", "read_json", "shorten"]
+
+
+def read_bytes(file: str | os.PathLike, kind: str = "file") -> bytes:
+    """Read a file whole; ``kind`` is what a message calls it.
+
+    Raises:
+        DatasetError: if it is missing, unreadable or not a regular file.
+    """
+    file = os.fspath(file)
+    try:
+        with open_file(file) as f:
+            return f.read()
+    except FileNotFoundError:
+        raise DatasetError(f"{kind} {file} does not exist") from None
+    except OSError as error:
+        raise DatasetError(f"{kind} {file} cannot be read: {error}") from error
+
+
+def read_json(file: str | os.PathLike, kind: str = "JSON") -> Any:
+    """Read a JSON file in any of Unicode's encodings, with or without a byte-order mark.
+
+    Args:
+        file: the file.
+        kind: what a message calls it.
+
+    Raises:
+        DatasetError: if it is missing, unreadable or not JSON.
+    """
+    content = read_bytes(file, kind)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{kind} {os.fspath(file)} cannot be read: {error}") from error
 
 
 def check_field(record: Any, field: str, types: tuple[type, ...], where: str) -> Any:

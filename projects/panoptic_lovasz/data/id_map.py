@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
-from ..files import path_manager, write_atomically
+from ..files import open_file, write_atomically
+from .images import ImageSizeError, read_header
 
 __all__ = [
     "MAX_SEGMENT_ID",
@@ -49,28 +50,35 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rgbx[..., :3])
 
 
-def read_panoptic_png(file_name: str | os.PathLike) -> np.ndarray:
+def read_panoptic_png(
+    file_name: str | os.PathLike,
+    size: tuple[int, int] | None = None,
+    image: str | os.PathLike | None = None,
+) -> np.ndarray:
     """Read an id PNG into an int32 (H, W) array of segment ids; 0 is void.
 
+    Args:
+        file_name: the PNG.
+        size: width and height that it must have, looked at before anything is decoded: some
+            kilobytes can be gigabytes of pixels.
+        image: the image of this size, for the message; by default the data set's JSON says so.
+
     Raises:
-        DatasetError: if the file is missing, cannot be read, or does not hold 8-bit colors.
+        ImageSizeError: if it is of another size.
+        DatasetError: if the file is missing, cannot be read or does not hold 8-bit colors.
     """
     file_name = os.fspath(file_name)
     try:
-        with path_manager(file_name).open(file_name, "rb") as f:
-            content = f.read()
+        with open_file(file_name) as f:
+            content = f.read(_PNG_HEADER_SIZE)
+            _check_header(file_name, content)
+            if size is not None:
+                _check_size(file_name, content, size, image)
+            content += f.read()
     except FileNotFoundError:
         raise DatasetError(f"panoptic PNG {file_name} does not exist") from None
     except OSError as error:
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
-    if not content.startswith(_PNG_SIGNATURE) or len(content) < _PNG_HEADER_SIZE:
-        raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is no PNG")
-    bits, color_type = content[24], content[25]
-    if bits > 8 or color_type in _PNG_GREY:
-        raise DatasetError(
-            f"panoptic PNG {file_name} has {bits}-bit {_PNG_GREY.get(color_type, 'colors')}, "
-            "expected 8-bit colors (RGB), each its pixel's segment id as R + 256 G + 256^2 B"
-        )
     try:
         bgr = cv2.imdecode(np.frombuffer(content, np.uint8), _COLORS_AS_STORED)
     except cv2.error as error:
@@ -80,6 +88,29 @@ def read_panoptic_png(file_name: str | os.PathLike) -> np.ndarray:
     ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0]
     ids &= MAX_SEGMENT_ID  # drop the alpha channel that filled the fourth byte
     return ids
+
+
+def _check_header(file_name: str, header: bytes) -> None:
+    if not header.startswith(_PNG_SIGNATURE) or len(header) < _PNG_HEADER_SIZE:
+        raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is not a PNG")
+    bits, color_type = header[24], header[25]
+    if bits > 8 or color_type in _PNG_GREY:
+        raise DatasetError(
+            f"panoptic PNG {file_name} has {bits}-bit {_PNG_GREY.get(color_type, 'colors')}, "
+            "expected 8-bit colors (RGB), each its pixel's segment id as R + 256 G + 256^2 B"
+        )
+
+
+def _check_size(
+    file_name: str, header: bytes, size: tuple[int, int], image: str | os.PathLike | None
+) -> None:
+    width, height = (int.from_bytes(header[i : i + 4], "big") for i in (16, 20))
+    if (width, height) != size:
+        is_of = "its data set says" if image is None else f"its image {os.fspath(image)} is"
+        raise ImageSizeError(
+            f"panoptic PNG {file_name} is {width} x {height} pixels, but {is_of} {size[0]} x "
+            f"{size[1]} (width x height){read_header(image).turned() if image else ''}"
+        )
 
 
 def write_panoptic_png(file_name: str | os.PathLike, ids: np.ndarray) -> None:

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.logger import log_first_n
 from PIL import Image
@@ -28,14 +28,13 @@ from .id_map import (
     read_panoptic_png,
     rgb_to_id,
 )
+from .images import read_image
 from .masks import LabelMapMasks
 from .register import get_panoptic_classes
 
 __all__ = ["PanopticFPNDatasetMapper"]
 
 logger = logging.getLogger(__name__)
-
-_EXIF_ORIENTATION = 274
 
 
 class PanopticFPNDatasetMapper:
@@ -117,28 +116,16 @@ class PanopticFPNDatasetMapper:
         return dataset_dict
 
     def _read_image(self, dataset_dict: dict[str, Any]) -> np.ndarray:
-        file_name = dataset_dict["file_name"]
-        try:
-            if self.image_format == "BGR":  # contiguous, where Detectron2 gives a reversed view
-                rgb = detection_utils.read_image(file_name, format="RGB")
-                image = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
-            else:
-                image = detection_utils.read_image(file_name, format=self.image_format)
-        except FileNotFoundError:
-            raise DatasetError(f"image {file_name} does not exist") from None
-        except Exception as error:  # Pillow raises errors of many types for a damaged file
-            raise DatasetError(f"image {file_name} cannot be read: {error}") from error
-        height, width = image.shape[:2]
-        expected = (
-            dataset_dict.setdefault("width", width),
-            dataset_dict.setdefault("height", height),
-        )
-        if expected != (width, height):
-            raise DatasetError(
-                f"image {file_name} is {width} x {height} pixels, but its data set says "
-                f"{expected[0]} x {expected[1]} (width x height){_exif_hint(file_name)}"
-            )
-        return image
+        size = None  # some of Detectron2's own dicts have none
+        if "width" in dataset_dict and "height" in dataset_dict:
+            size = dataset_dict["width"], dataset_dict["height"]
+        image = read_image(dataset_dict["file_name"], size)
+        dataset_dict["height"], dataset_dict["width"] = image.shape[:2]
+        if self.image_format == "BGR":  # contiguous, where Detectron2 gives a reversed view
+            return cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        if self.image_format == "RGB":
+            return image
+        return convert_PIL_to_numpy(Image.fromarray(image), self.image_format)
 
 
 class _PanopticAugInput(T.AugInput):
@@ -186,13 +173,8 @@ def _read_segments(
             f"image {dataset_dict['file_name']} has no pan_seg_file_name and segments_info: "
             "its data set is not registered in the COCO panoptic format"
         )
-    ids = read_panoptic_png(file_name)
-    if ids.shape != image.shape[:2]:
-        raise DatasetError(
-            f"panoptic PNG {file_name} is {ids.shape[1]} x {ids.shape[0]} pixels, but its "
-            f"image {dataset_dict['file_name']} is {image.shape[1]} x {image.shape[0]} "
-            f"(width x height){_exif_hint(dataset_dict['file_name'])}"
-        )
+    size = image.shape[1], image.shape[0]
+    ids = read_panoptic_png(file_name, size, dataset_dict["file_name"])
     semantic, thing, index_of_id = [IGNORE_LABEL], [-1], {VOID: 0}
     for segment in dataset_dict["segments_info"]:
         if segment.get("iscrowd", 0):
@@ -245,14 +227,3 @@ def _to_tensor(image: np.ndarray) -> torch.Tensor:
     if image.ndim == 2:
         image = image[..., None]
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
-
-
-def _exif_hint(file_name: str) -> str:
-    with Image.open(file_name) as image:
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    if orientation == 1:
-        return ""
-    return (
-        f"; the image is turned by its EXIF orientation {orientation}: save it upright, without "
-        "the tag, or turn the annotation"
-    )

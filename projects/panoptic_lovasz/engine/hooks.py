@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
@@ -25,6 +24,7 @@ from fvcore.common.checkpoint import Checkpointer
 
 from ..checkpoint import save_classes
 from ..data import get_panoptic_classes
+from ..data.images import read_image
 from ..evaluation.pictures import read_pictures
 from ..reporting.records import add_result, read_results, write_run
 from ..reporting.report import draw_plots, write_report_page
@@ -191,7 +191,7 @@ class EvaluationPicturesHook(EvaluationHook):
                     if picture.kind != "fixed":
                         continue
                     shutil.copyfile(picture.file, target / picture.file.name)
-                    pixels = np.ascontiguousarray(read_image(str(picture.file)).transpose(2, 0, 1))
+                    pixels = np.ascontiguousarray(read_image(picture.file).transpose(2, 0, 1))
                     self.trainer.storage.put_image(f"{dataset}/{picture.file.stem}", pixels)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..data.classes import IGNORE_LABEL, PanopticClasses
 from ..data.coco_panoptic import read_coco_panoptic_json
 from ..data.id_map import label_runs, read_panoptic_png
+from ..data.paths import Folder
 from ..errors import DatasetError
 from .panoptic_quality import find_positions
 
@@ -21,10 +21,17 @@ ImageId = int | str
 
 
 class Annotation(NamedTuple):
-    """One image: the path of its id PNG, and its segments with the data set's own category ids."""
+    """One image: the path of its id PNG, its segments with the data set's own category ids, and
+    its width and height where the data set has them.
+    """
 
     png: str
     segments: Sequence[dict[str, Any]]
+    size: tuple[int, int] | None
+
+    def read(self) -> np.ndarray:
+        """Segment ids, int32 (H, W)."""
+        return read_panoptic_png(self.png, self.size)
 
 
 class PanopticGroundTruth:
@@ -78,7 +85,7 @@ class PanopticGroundTruth:
         """Segment ids, int32 (H, W); the last map is kept, as evaluators ask for it in turn."""
         annotation = self.annotation(image)
         if self._last is None or self._last[0] != image["image_id"]:
-            self._last = image["image_id"], read_panoptic_png(annotation.png)
+            self._last = image["image_id"], annotation.read()
         return self._last[1]
 
     def semantic_map(self, image: dict[str, Any]) -> np.ndarray:
@@ -105,7 +112,7 @@ class PanopticGroundTruth:
             }
             for s in record["segments_info"]
         ]
-        return Annotation(record["pan_seg_file_name"], segments)
+        return Annotation(record["pan_seg_file_name"], segments, _size(record))
 
     def _from_json(self, image_ids: set[ImageId]) -> dict[ImageId, Annotation]:
         json_file = self.metadata.get("panoptic_json")
@@ -114,11 +121,14 @@ class PanopticGroundTruth:
                 f"data set '{self.name}' has no panoptic ground truth: neither segments_info and "
                 "pan_seg_file_name in its dicts nor panoptic_json in its metadata"
             )
+        content = read_coco_panoptic_json(json_file)
+        pngs = Folder(self.metadata.panoptic_root)
+        sizes = {image["id"]: _size(image) for image in content["images"]}
         annotations = {
             a["image_id"]: Annotation(
-                os.path.join(self.metadata.panoptic_root, a["file_name"]), a["segments_info"]
+                _find(a["file_name"], pngs, json_file), a["segments_info"], sizes.get(a["image_id"])
             )
-            for a in read_coco_panoptic_json(json_file)["annotations"]
+            for a in content["annotations"]
             if a["image_id"] in image_ids
         }
         missing = image_ids - annotations.keys()
@@ -128,3 +138,17 @@ class PanopticGroundTruth:
                 f"no annotation, for instance image_id {next(iter(missing))!r}"
             )
         return annotations
+
+
+def _size(record: dict[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image's record; some of Detectron2's own have none."""
+    return (record["width"], record["height"]) if {"width", "height"} <= record.keys() else None
+
+
+def _find(name: str, folder: Folder, json_file: str) -> str:
+    try:
+        return folder.find(name)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{json_file}: the PNG {error} does not exist") from None
+    except DatasetError as error:
+        raise DatasetError(f"{json_file}: {error}") from None

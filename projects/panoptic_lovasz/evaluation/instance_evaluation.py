@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
-from ..data.id_map import find_segments, read_panoptic_png
+from ..data.id_map import find_segments
 from ..files import write_atomically
 from .ground_truth import PanopticGroundTruth
 
@@ -73,7 +73,7 @@ def derive_instances(gt: PanopticGroundTruth, progress: bool = True) -> dict[str
     annotations: list[dict[str, Any]] = []
     hidden = None if progress else True  # None: shown if stderr is a terminal
     for image_id, annotation in tqdm(gt.annotations.items(), "instances", disable=hidden):
-        id_map = read_panoptic_png(annotation.png)
+        id_map = annotation.read()
         images.append({"id": image_id, "height": id_map.shape[0], "width": id_map.shape[1]})
         found = find_segments(id_map)
         boxes = dict(zip(found.ids.tolist(), found.boxes.tolist(), strict=True))

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from ..data.id_map import read_panoptic_png
+from ..data.images import read_image
 from ..files import write_atomically
 from ..visualization import draw_comparison
 from ..visualization.guard import tolerate_errors
@@ -132,11 +131,11 @@ class EvaluationPictures:
     def _save(self, name: str, kind: str, prediction: _Prediction) -> dict[str, Any]:
         annotation = self._gt.annotations[prediction.image_id]
         picture = draw_comparison(
-            read_image(prediction.file_name, "RGB"),
+            read_image(prediction.file_name),
             [
                 (
                     "ground truth",
-                    read_panoptic_png(annotation.png),
+                    annotation.read(),
                     self._segments_info(annotation.segments),
                 ),
                 ("prediction", prediction.ids, self._segments_info(prediction.segments)),

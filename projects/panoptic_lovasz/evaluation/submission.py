@@ -10,12 +10,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from ..data.coco_panoptic import read_coco_panoptic_json
+from ..data.fields import check_file_name, read_json
 from ..data.id_map import read_panoptic_png
+from ..data.paths import Folder
 from ..errors import DatasetError
 from ..files import write_atomically
 from .panoptic_quality import PanopticQuality
@@ -25,6 +27,16 @@ __all__ = ["evaluate_submission", "write_submission_json"]
 logger = logging.getLogger(__name__)
 
 _CHUNK = 50  # images per task of a process
+
+
+class _Pair(NamedTuple):
+    """Ground truth and prediction of an image; the ground truth's JSON tells the size of both."""
+
+    gt_png: str
+    gt_segments: list[dict[str, Any]]
+    png: str
+    segments: list[dict[str, Any]]
+    size: tuple[int, int] | None
 
 
 def evaluate_submission(
@@ -56,8 +68,20 @@ def evaluate_submission(
         if not folder.is_dir():
             raise DatasetError(f"the folder of PNGs {folder} does not exist")
     content = read_coco_panoptic_json(gt_json)
+    sizes = {
+        image["id"]: (image["width"], image["height"])
+        for image in content["images"]
+        if isinstance(image, dict) and {"id", "width", "height"} <= image.keys()
+    }
+    truths_in, predictions_in = Folder(gt_dir), Folder(pred_dir)
     pairs = [
-        (gt_dir / truth["file_name"], truth, pred_dir / prediction["file_name"], prediction)
+        _Pair(
+            _find(truth, truths_in, gt_json),
+            truth["segments_info"],
+            _find(prediction, predictions_in, pred_json),
+            prediction["segments_info"],
+            sizes.get(truth["image_id"]),
+        )
         for truth, prediction in _paired(content["annotations"], gt_json, pred_json)
     ]
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
@@ -78,16 +102,16 @@ def evaluate_submission(
 
 
 def _evaluate_chunk(
-    categories: Sequence[dict[str, Any]], chunk: Sequence[tuple[Path, dict, Path, dict]]
+    categories: Sequence[dict[str, Any]], chunk: Sequence[_Pair]
 ) -> PanopticQuality:
     quality = PanopticQuality(categories)
-    for gt_png, truth, pred_png, prediction in chunk:
+    for pair in chunk:
         quality.add(
-            read_panoptic_png(gt_png),
-            truth["segments_info"],
-            read_panoptic_png(pred_png),
-            prediction["segments_info"],
-            name=str(pred_png),
+            read_panoptic_png(pair.gt_png, pair.size),
+            pair.gt_segments,
+            read_panoptic_png(pair.png, pair.size),
+            pair.segments,
+            name=pair.png,
         )
     return quality
 
@@ -96,6 +120,16 @@ def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[st
     """Write the JSON of a submission, whose PNGs are written already."""
     content = json.dumps({"annotations": list(annotations)})
     write_atomically(path, lambda f: f.write(content.encode()))
+
+
+def _find(annotation: dict[str, Any], folder: Folder, json_file: Path) -> str:
+    name = check_file_name(annotation, f"{json_file}: image_id {annotation['image_id']!r}")
+    try:
+        return folder.find(name)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{json_file}: the PNG {error} does not exist") from None
+    except DatasetError as error:
+        raise DatasetError(f"{json_file}: {error}") from None
 
 
 def _paired(
@@ -119,10 +153,7 @@ def _paired(
 
 
 def _read_annotations(path: Path) -> list[Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read as JSON: {error}") from error
+    content = read_json(path)
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list):
         raise DatasetError(f"{path}: expected an object with a list 'annotations'")

@@ -1,4 +1,4 @@
-"""Images of every kind as 8-bit RGB arrays, and the files that a user means."""
+"""What a user gives to be predicted, as 8-bit RGB arrays, and the files that a user means."""
 
 from __future__ import annotations
 
@@ -8,37 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
+from PIL import Image
 
+from ..data.images import IMAGE_SUFFIXES, high_byte, is_hidden, pil_to_rgb, read_image
 from ..errors import DatasetError
 
 __all__ = ["IMAGE_SUFFIXES", "as_rgb", "find_files", "read_image"]
-
-# Endings by which the images in a folder are known.
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"}
-    | {".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
-
-
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as uint8 (H, W, 3) RGB, turned as its EXIF orientation says.
-
-    Grayscale becomes three equal channels, transparency is dropped, 16-bit values are reduced to
-    their high byte, and of an animation the first picture is taken.
-
-    Raises:
-        DatasetError: if the file is missing, is not an image, or is damaged; names the file.
-    """
-    path = os.fspath(path)
-    try:
-        with PathManager.open(path, "rb") as f, Image.open(f) as image:
-            return _pil_to_rgb(image)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: there is no such file") from None
-    except Exception as error:  # Pillow raises errors of many types for a damaged file
-        raise DatasetError(f"{path}: cannot be read as an image: {error}") from error
 
 
 def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RGB") -> np.ndarray:
@@ -53,7 +28,7 @@ def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RG
         DatasetError: the file cannot be read, or the array is of another dtype or shape.
     """
     if isinstance(image, Image.Image):
-        return _pil_to_rgb(image)
+        return pil_to_rgb(image)
     if isinstance(image, (str, os.PathLike)):
         return read_image(image)
     if not isinstance(image, np.ndarray):
@@ -61,7 +36,7 @@ def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RG
             f"expected a path, a PIL image or a NumPy array, not a {type(image).__name__}"
         )
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = high_byte(image)
     if image.ndim == 2:
         image = image[..., None]
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3, 4):
@@ -96,7 +71,7 @@ def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
             files = [
                 os.path.join(given, n)
                 for n in sorted(names)
-                if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES
+                if os.path.splitext(n)[1].lower() in IMAGE_SUFFIXES and not is_hidden(n)
             ]
             problem = f"the folder has no image among its {len(names)} files"
         elif os.path.exists(given):
@@ -108,18 +83,3 @@ def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
             raise DatasetError(f"{given}: {problem}")
         found.update(dict.fromkeys(map(Path, files)))
     return list(found)
-
-
-def _pil_to_rgb(image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return as_rgb(np.asarray(image).astype(np.uint16))
-    if image.mode in ("I", "F"):
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise DatasetError(
-                f"its values are {'floats' if image.mode == 'F' else '32-bit integers'} from "
-                f"{values.min()} to {values.max()}; expected 8 or 16 bits per channel"
-            )
-        return as_rgb(values.astype(np.uint16))
-    return np.asarray(image.convert("RGB"))

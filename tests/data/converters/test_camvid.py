@@ -68,7 +68,9 @@ def test_a_label_out_of_range_is_named_with_its_file_and_nothing_is_written(tmp_
 def test_missing_labels_are_counted_and_named(tmp_path):
     root = _release(tmp_path / "camvid", _labels())
     (root / "trainannot/a.png").unlink()
-    with pytest.raises(DatasetError, match=r"1 of 1 label files are missing, among them a\.png"):
+    with pytest.raises(
+        DatasetError, match=r"1 of 1 label files are missing: .*/trainannot lacks 'a\.png'"
+    ):
         convert_camvid(root, root, progress=False)
 
 
@@ -130,7 +132,7 @@ def test_an_output_that_has_something_else_in_place_of_the_images_is_left_as_it_
 def test_a_missing_or_empty_image_folder_is_named(tmp_path):
     root = _release(tmp_path / "camvid", _labels())
     (root / "train/a.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"camvid/train holds no image \(\.jpg"):
+    with pytest.raises(DatasetError, match=r"camvid/train holds no image \(\.avif"):
         convert_camvid(root, root, progress=False)
     (root / "train").rmdir()
     with pytest.raises(DatasetError, match=r"image folder .*camvid/train does not exist"):

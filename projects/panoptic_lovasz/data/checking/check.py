@@ -16,6 +16,8 @@ from ...errors import DatasetError
 from ..classes import PanopticClasses
 from ..coco_panoptic import check_segment, read_coco_panoptic_json
 from ..fields import check_field, check_file_name
+from ..images import is_hidden
+from ..paths import Folder
 from .files import ImageFindings, check_files
 from .statistics import Statistics
 
@@ -84,6 +86,7 @@ def check_coco_panoptic(
     images: str | os.PathLike,
     panoptic: str | os.PathLike,
     *,
+    follow_links: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> CheckReport:
@@ -93,6 +96,7 @@ def check_coco_panoptic(
         json_file: the panoptic JSON.
         images: folder of the images.
         panoptic: folder of the id PNGs.
+        follow_links: let symbolic links lead out of the two folders.
         workers: threads that read files; by default one a processor.
         progress: show a progress bar if stderr is a terminal.
 
@@ -107,7 +111,8 @@ def check_coco_panoptic(
     _check_annotations(content["annotations"], outline)
     statistics = Statistics(content["categories"])
     findings = {}
-    for index, found in _read_all(outline, Path(images), Path(panoptic), workers, progress):
+    folders = Folder(images, follow_links), Folder(panoptic, follow_links)
+    for index, found in _read_all(outline, *folders, workers, progress):
         outline.faults += [Fault(*fault) for fault in found.faults]
         statistics.add(found)
         if found.areas:
@@ -185,13 +190,11 @@ def _check_segments(annotation: dict, where: str, outline: _Outline) -> None:
 
 
 def _read_all(
-    outline: _Outline, images: Path, panoptic: Path, workers: int | None, progress: bool
+    outline: _Outline, images: Folder, panoptic: Folder, workers: int | None, progress: bool
 ) -> Iterator[tuple[int, ImageFindings]]:
     def read(annotation: dict) -> ImageFindings:
         image = outline.images[annotation["image_id"]]
-        return check_files(
-            image, annotation, images / image["file_name"], panoptic / annotation["file_name"]
-        )
+        return check_files(image, annotation, images, panoptic)
 
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # Pillow decodes without the GIL
         found = pool.map(read, outline.annotations.values())
@@ -218,6 +221,7 @@ def _check_unlisted(outline: _Outline, images: Path, panoptic: Path) -> None:
     for folder, names in listed.items():
         present = {p.name for p in folder.iterdir() if p.is_file()} if folder.is_dir() else set()
         unlisted = sorted(present - {os.path.basename(name) for name in names})
+        unlisted = [name for name in unlisted if not is_hidden(name)]
         if unlisted:
             some = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
             outline.faults.append(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...errors import DatasetError
 from ..fields import shorten
 from ..id_map import VOID, find_segments, read_panoptic_png
+from ..images import ImageSizeError, read_header, read_image
+from ..paths import Folder
 
 __all__ = ["ImageFindings", "check_files"]
 
-_EXIF_ORIENTATION = 274
+_DARK = 16  # high bytes of 16-bit images below this: 12 bits or fewer are used
 
 
 @dataclass
@@ -25,7 +26,7 @@ class ImageFindings:
 
     Attributes:
         faults: (file, field, message, is_error).
-        size: (width, height) of the image, None if it cannot be read.
+        size: (width, height) of the upright image, None if it cannot be read.
         areas, boxes: by segment id as in the PNG; empty if it cannot be read.
         segments: the JSON's segments that the PNG has.
         unknown_ids: ids in the PNG that no segment has.
@@ -39,53 +40,67 @@ class ImageFindings:
     unknown_ids: list[int] = field(default_factory=list)
 
 
-def check_files(image: dict, annotation: dict, image_file: Path, png_file: Path) -> ImageFindings:
-    """Decode an image and its PNG and compare sizes, ids, areas and boxes."""
+def check_files(image: dict, annotation: dict, images: Folder, panoptic: Folder) -> ImageFindings:
+    """Decode an image and its PNG and compare sizes, ids, areas and boxes.
+
+    A file of another size than the JSON says is not decoded: some kilobytes can be gigabytes.
+    """
     found = ImageFindings()
-    found.size, upright = _read_image(image_file, found)
     declared = (image["width"], image["height"])
-    if upright is not None:
-        if upright != declared:
-            found.faults.append((str(image_file), "size", _sizes(upright, declared), True))
-        if upright != found.size or _has_orientation(image_file):
-            message = "the image is turned by its EXIF orientation; save it upright, without it"
-            found.faults.append((str(image_file), "EXIF", message, upright != declared))
-    try:
-        ids = read_panoptic_png(png_file)
-    except DatasetError as error:
-        found.faults.append((str(png_file), "pixels", str(error), True))
+    image_file, png_file = (
+        _find(record["file_name"], folder, found)
+        for record, folder in ((image, images), (annotation, panoptic))
+    )
+    if image_file is not None:
+        faults = _check_image(image_file, declared, found)
+        found.faults += [(image_file, *fault) for fault in faults]
+    if png_file is None:
         return found
-    size = (ids.shape[1], ids.shape[0])
-    if size != declared:
-        found.faults.append((str(png_file), "size", _sizes(size, declared), True))
+    try:
+        ids = read_panoptic_png(png_file, declared)
+    except DatasetError as error:
+        field = "size" if isinstance(error, ImageSizeError) else "pixels"
+        found.faults.append((png_file, field, str(error), True))
+        return found
     segments = find_segments(ids)
     found.areas = dict(zip(segments.ids.tolist(), segments.areas.tolist(), strict=True))
     found.boxes = dict(zip(segments.ids.tolist(), segments.boxes.tolist(), strict=True))
-    found.faults += [(str(png_file), *fault) for fault in _compare(annotation, found)]
+    found.faults += [(png_file, *fault) for fault in _compare(annotation, found)]
     return found
 
 
-def _read_image(
-    file: Path, found: ImageFindings
-) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Size of the pixels, and size as seen when the EXIF orientation is applied."""
+def _find(name: str, folder: Folder, found: ImageFindings) -> str | None:
+    """Path of a file; None, and a fault, if it is missing or not to be read."""
     try:
-        with Image.open(file) as image:
-            image.load()
-            size = image.size
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except FileNotFoundError:
-        found.faults.append((str(file), "file", "is missing", True))
-        return None, None
-    except Exception as error:  # Pillow raises errors of many types for a damaged file
-        found.faults.append((str(file), "pixels", f"cannot be read: {error}", True))
-        return None, None
-    return size, (size[1], size[0]) if turned else size
+        return folder.find(name)
+    except FileNotFoundError as error:
+        found.faults.append((str(error), "file", "does not exist", True))
+    except DatasetError as error:
+        found.faults.append((os.path.join(folder.root, name), "file_name", str(error), True))
+    return None
 
 
-def _has_orientation(file: Path) -> bool:
-    with Image.open(file) as image:
-        return image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+def _check_image(
+    file: str, declared: tuple[int, int], found: ImageFindings
+) -> Iterator[tuple[str, str, bool]]:
+    """Read an image; what is wrong with it as (field, message, is_error)."""
+    try:
+        header = read_header(file)
+        found.size = header.size
+        if header.orientation != 1:
+            message = (
+                f"the image is turned by its EXIF orientation {header.orientation}: annotations "
+                "must be drawn on the upright view; save it upright, without the tag"
+            )
+            yield "EXIF", message, header.size != declared
+        pixels = read_image(file, declared)
+    except DatasetError as error:
+        yield "size" if isinstance(error, ImageSizeError) else "pixels", str(error), True
+        return
+    if header.mode.startswith("I"):
+        dark = "; its values use 12 bits or fewer, so it is nearly black: scale them to 16"
+        hint = dark if pixels.max() < _DARK else ""
+        yield "bits", f"it has 16 bits per channel, of which the high byte counts{hint}", False
 
 
 def _compare(annotation: dict, found: ImageFindings) -> Iterator[tuple[str, str, bool]]:
@@ -128,10 +143,3 @@ def _same_box(given: Any, box: list[int]) -> bool:
 
 def _has_id(segment: dict) -> bool:
     return type(segment.get("id")) is int
-
-
-def _sizes(found: tuple[int, int], declared: tuple[int, int]) -> str:
-    return (
-        f"is {found[0]} x {found[1]} pixels, the JSON says {declared[0]} x {declared[1]} "
-        "(width x height)"
-    )

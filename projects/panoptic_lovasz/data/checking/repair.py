@@ -13,13 +13,18 @@ import numpy as np
 from ...errors import DatasetError
 from ...files import write_atomically
 from ..id_map import VOID, read_panoptic_png, write_panoptic_png
+from ..paths import Folder
 from .check import CheckReport
 
 __all__ = ["repair_coco_panoptic"]
 
 
 def repair_coco_panoptic(
-    report: CheckReport, json_file: str | os.PathLike, panoptic: str | os.PathLike
+    report: CheckReport,
+    json_file: str | os.PathLike,
+    panoptic: str | os.PathLike,
+    *,
+    follow_links: bool = False,
 ) -> tuple[Path, Path]:
     """Write NAME.fixed.json and, if a PNG has unknown ids, FOLDER.fixed beside the originals.
 
@@ -30,6 +35,7 @@ def repair_coco_panoptic(
         report: of a check of these files.
         json_file: the original JSON, which is not touched.
         panoptic: the original folder of PNGs, which is not touched.
+        follow_links: as for the check.
 
     Returns:
         The JSON written, and the folder of PNGs that belongs to it.
@@ -45,12 +51,14 @@ def repair_coco_panoptic(
         if path.exists():
             raise DatasetError(f"{path} exists already: remove it to have it written anew")
     content = {**report.content, "annotations": list(report.content["annotations"])}
+    folder = Folder(panoptic, follow_links)
     for n, found in report.findings.items():
         annotation = content["annotations"][n]
         segments = [_repair_segment(s, found.areas, found.boxes) for s in found.segments]
-        content["annotations"][n] = {**annotation, "segments_info": segments}
+        name = folder.relative(annotation["file_name"])
+        content["annotations"][n] = {**annotation, "file_name": name, "segments_info": segments}
     if needs_pngs:
-        _write_pngs(report, panoptic, fixed_panoptic)
+        _write_pngs(report, folder, fixed_panoptic)
     write_atomically(fixed_json, lambda f: f.write(json.dumps(content).encode()))
     return fixed_json, fixed_panoptic if needs_pngs else panoptic
 
@@ -59,18 +67,18 @@ def _repair_segment(segment: dict[str, Any], areas: dict, boxes: dict) -> dict[s
     return {**segment, "area": areas[segment["id"]], "bbox": boxes[segment["id"]]}
 
 
-def _write_pngs(report: CheckReport, panoptic: Path, fixed: Path) -> None:
+def _write_pngs(report: CheckReport, panoptic: Folder, fixed: Path) -> None:
     partial = fixed.with_name(f".{fixed.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for n, found in report.findings.items():
             name = report.content["annotations"][n]["file_name"]
-            target = partial / name
+            target = partial / panoptic.relative(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not found.unknown_ids:
-                shutil.copy2(panoptic / name, target)
+                shutil.copy2(panoptic.find(name), target)
                 continue
-            ids = read_panoptic_png(panoptic / name)
+            ids = read_panoptic_png(panoptic.find(name))
             write_panoptic_png(target, np.where(np.isin(ids, found.unknown_ids), VOID, ids))
         os.replace(partial, fixed)
     finally:

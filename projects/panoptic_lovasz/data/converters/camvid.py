@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DatasetError
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import link_folder, pair_files, read_labels
+from .folders import label_reader, link_folder, pair_files
 
 __all__ = ["CAMVID_CATEGORIES", "convert_camvid"]
 
@@ -41,6 +41,7 @@ def convert_camvid(
     output: str | os.PathLike,
     *,
     min_instance_area: int = 20,
+    follow_links: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
@@ -57,6 +58,7 @@ def convert_camvid(
         output: gets annotations/panoptic_{split}.json, panoptic_{split}/ and, if it is another
             folder than ``source``, links {split} to the images.
         min_instance_area: in pixels.
+        follow_links: let symbolic links lead out of the folders.
         overwrite: replace an earlier conversion.
         progress: show progress bars.
 
@@ -75,7 +77,7 @@ def convert_camvid(
         )
     counts = {}
     for split in splits:
-        pairs = pair_files(source / split, source / f"{split}annot")
+        pairs = pair_files(source / split, source / f"{split}annot", follow_links)
         link_folder(source / split, output / split)
         counts[split] = write_coco_panoptic(
             output / "annotations" / f"panoptic_{split}.json",
@@ -93,14 +95,16 @@ def convert_camvid(
 def _samples(
     pairs: list[tuple[Path, Path]], images: Path, min_instance_area: int
 ) -> Iterator[PanopticSample]:
-    for image_file, label_file in pairs:
-        labels = read_labels(label_file, image_file)
-        if labels.max() > _VOID:
-            raise DatasetError(
-                f"{label_file} has the label {labels.max()}, expected 0..10, or {_VOID} for void"
-            )
-        id_map, segments = _segments(labels, min_instance_area)
-        yield PanopticSample(image_file.relative_to(images).as_posix(), id_map, segments)
+    with label_reader() as read_labels:
+        for image_file, label_file in pairs:
+            labels = read_labels(label_file, image_file)
+            if not 0 <= labels.min() <= labels.max() <= _VOID:
+                unknown = labels[(labels < 0) | (labels > _VOID)][0]
+                raise DatasetError(
+                    f"{label_file} has the label {unknown}, expected 0..10, or {_VOID} for void"
+                )
+            id_map, segments = _segments(labels, min_instance_area)
+            yield PanopticSample(image_file.relative_to(images).as_posix(), id_map, segments)
 
 
 def _segments(labels: np.ndarray, min_instance_area: int) -> tuple[np.ndarray, list[dict]]:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
+from ..images import is_hidden
+from ..paths import Folder
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import link_folder, read_labels
+from .folders import label_reader, link_folder
 from .label_folders import combine_labels
 
 __all__ = ["convert_cityscapes"]
@@ -48,6 +50,7 @@ def convert_cityscapes(
     source: str | os.PathLike,
     output: str | os.PathLike,
     *,
+    follow_links: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, int]:
@@ -62,6 +65,7 @@ def convert_cityscapes(
         source: folder with gtFine/ and leftImg8bit/.
         output: gets annotations/panoptic_{split}.json, panoptic_{split}/ and links {split} to the
             images.
+        follow_links: let symbolic links lead out of the folders.
         overwrite: replace an earlier conversion.
         progress: show progress bars.
 
@@ -75,16 +79,18 @@ def convert_cityscapes(
     counts = {}
     for split in ("train", "val"):
         images = source / "leftImg8bit" / split
-        labels = sorted((source / "gtFine" / split).glob(f"*/*{_LABEL}"))
-        if not labels:
+        labels = source / "gtFine" / split
+        names = [p.relative_to(labels) for p in sorted(labels.glob(f"*/*{_LABEL}"))]
+        names = [name for name in names if not is_hidden(name)]
+        if not names:
             continue
         link_folder(images, output / split)
         counts[split] = write_coco_panoptic(
             output / "annotations" / f"panoptic_{split}.json",
             output / f"panoptic_{split}",
             CATEGORIES,
-            _samples(labels, images),
-            total=len(labels),
+            _samples(names, Folder(images, follow_links), Folder(labels, follow_links)),
+            total=len(names),
             info={"description": f"Cityscapes {split}, 19 classes"},
             overwrite=overwrite,
             progress=progress,
@@ -97,15 +103,19 @@ def convert_cityscapes(
     return counts
 
 
-def _samples(labels: list[Path], images: Path) -> Iterator[PanopticSample]:
+def _samples(names: list[Path], images: Folder, labels: Folder) -> Iterator[PanopticSample]:
     isthing = {c["id"]: bool(c["isthing"]) for c in CATEGORIES}
-    for label_file in labels:
-        city = label_file.parent.name
-        image_file = images / city / label_file.name.replace(_LABEL, _IMAGE)
-        values = read_labels(label_file, image_file)
-        is_instance = values >= 1000
-        ids = np.where(is_instance, values // 1000, values)
-        numbers = np.where(is_instance, values % 1000 + 1, 0)  # the first instance has number 0
-        void = set(np.unique(ids).tolist()) - set(isthing)
-        id_map, segments = combine_labels(ids, numbers, isthing, void)
-        yield PanopticSample(f"{city}/{image_file.name}", id_map, segments)
+    with label_reader() as read_labels:
+        for name in names:
+            image = f"{name.parent.name}/{name.name.removesuffix(_LABEL)}{_IMAGE}"
+            try:
+                image_file = Path(images.find(image))
+            except FileNotFoundError as error:
+                raise DatasetError(f"{name} has no image: {error} does not exist") from None
+            values = read_labels(Path(labels.find(str(name))), image_file)
+            is_instance = values >= 1000
+            ids = np.where(is_instance, values // 1000, values)
+            numbers = np.where(is_instance, values % 1000 + 1, 0)  # the first has number 0
+            void = set(np.unique(ids).tolist()) - set(isthing)
+            id_map, segments = combine_labels(ids, numbers, isthing, void)
+            yield PanopticSample(image, id_map, segments)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools.coco import COCO
 
 from ...errors import DatasetError
 from ..fields import check_field, check_file_name
+from ..images import read_header
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import read_labels
+from .folders import label_reader
 
 __all__ = ["convert_coco_instances"]
 
@@ -95,7 +95,9 @@ class _StuffPngs:
         self.folder, self.void_labels = folder, set(void_labels)
         self.ids = {c["id"] for c in categories}
 
-    def read(self, file_name: str, image_file: Path) -> list[tuple[np.ndarray, dict[str, int]]]:
+    def read(
+        self, file_name: str, image_file: Path, read_labels
+    ) -> list[tuple[np.ndarray, dict[str, int]]]:
         """Mask and annotation of each stuff category of an image."""
         file = (self.folder / file_name).with_suffix(".png")
         labels = read_labels(file, image_file)
@@ -126,13 +128,14 @@ def _load(instances_json: str | os.PathLike) -> COCO:
 def _samples(
     coco: COCO, images: Path, things: set[int], pngs: _StuffPngs | None
 ) -> Iterator[PanopticSample]:
-    for image_id, image in sorted(coco.imgs.items()):
-        image_file = images / image["file_name"]
-        shape = _shape(image_file)
-        masks = pngs.read(image["file_name"], image_file) if pngs else []
-        masks += _masks(coco, image_id, image_file, shape)
-        id_map, segments = _paint(masks, things, shape)
-        yield PanopticSample(image["file_name"], id_map, segments, image_id)
+    with label_reader() as read_labels:
+        for image_id, image in sorted(coco.imgs.items()):
+            image_file = images / image["file_name"]
+            shape = read_header(image_file).size[::-1]
+            masks = pngs.read(image["file_name"], image_file, read_labels) if pngs else []
+            masks += _masks(coco, image_id, image_file, shape)
+            id_map, segments = _paint(masks, things, shape)
+            yield PanopticSample(image["file_name"], id_map, segments, image_id)
 
 
 def _paint(
@@ -159,14 +162,6 @@ def _paint(
                 id_of_stuff[category] = segment_id
         id_map[mask] = segment_id
     return id_map, segments
-
-
-def _shape(image_file: Path) -> tuple[int, int]:
-    try:
-        with Image.open(image_file) as image:
-            return image.size[::-1]
-    except OSError as error:
-        raise DatasetError(f"image {image_file} cannot be read: {error}") from error
 
 
 def _masks(

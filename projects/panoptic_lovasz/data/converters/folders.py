@@ -2,75 +2,129 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...errors import DatasetError
+from ...files import open_file
+from ..images import IMAGE_SUFFIXES, ImageHeader, is_hidden, read_header
+from ..paths import Folder
 
-__all__ = ["IMAGE_SUFFIXES", "link_folder", "list_images", "pair_files", "read_labels"]
+__all__ = ["label_reader", "link_folder", "list_images", "pair_files", "warn_of_turned"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+logger = logging.getLogger(__name__)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files below a folder, in order of their names.
+def list_images(folder: Path, follow_links: bool = False) -> list[Path]:
+    """Image files below a folder, in order of their names; hidden ones are left out.
 
     Raises:
-        DatasetError: if it is no folder or holds no image.
+        DatasetError: if it is not a folder or holds no image, or a link leads out of it.
     """
     if not folder.is_dir():
         raise DatasetError(f"image folder {folder} does not exist")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES
+        and not is_hidden(p.relative_to(folder))
+        and not p.is_dir()
+    )
     if not files:
-        raise DatasetError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return files
+        raise DatasetError(f"{folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    inside = Folder(folder, follow_links)
+    return [Path(inside.find(str(p.relative_to(folder)))) for p in files]
 
 
-def pair_files(images: Path, labels: Path, suffix: str = ".png") -> list[tuple[Path, Path]]:
-    """Pair each image with the label file of the same relative path.
+def pair_files(images: Path, labels: Path, follow_links: bool = False) -> list[tuple[Path, Path]]:
+    """Pair each image with the label PNG of the same relative path.
 
     Raises:
         DatasetError: if an image has no label file; the message counts and names them.
     """
-    pairs = [
-        (image, labels / image.relative_to(images).with_suffix(suffix))
-        for image in list_images(images)
-    ]
-    missing = [label.name for _, label in pairs if not label.is_file()]
+    label_folder = Folder(labels, follow_links)
+    pairs, missing = [], []
+    for image in list_images(images, follow_links):
+        name = image.relative_to(images)
+        try:
+            pairs.append((image, _find_png(name, label_folder)))
+        except FileNotFoundError:
+            missing.append(str(name.with_suffix(".png")))
     if missing:
         raise DatasetError(
-            f"{labels}: {len(missing)} of {len(pairs)} label files are missing, "
-            f"among them {', '.join(missing[:3])}"
+            f"{len(missing)} of {len(missing) + len(pairs)} label files are missing"
+            f"{label_folder.describe_missing(missing)}"
         )
     return pairs
 
 
-def read_labels(label_file: Path, image_file: Path) -> np.ndarray:
-    """Read a label PNG of one channel, of 8 or 16 bits, or with a palette; integer (H, W).
+def _find_png(name: Path, folder: Folder) -> Path:
+    for suffix in (".png", ".PNG"):
+        with contextlib.suppress(FileNotFoundError):
+            return Path(folder.find(str(name.with_suffix(suffix))))
+    raise FileNotFoundError(name)
+
+
+LabelReader = Callable[[Path, Path], np.ndarray]
+
+
+@contextlib.contextmanager
+def label_reader() -> Iterator[LabelReader]:
+    """A function that reads the label file of an image; images that EXIF turns are told at the end.
+
+    It takes a label file of one channel, of 8 or 16 bits or with a palette, and its image, and
+    returns integer (H, W) labels.
 
     Raises:
-        DatasetError: if a file cannot be read, the PNG has colors, or the sizes differ.
+        DatasetError: by the function, if a file cannot be read, the label file has colors or
+            floats, or its size is not that of the upright image.
     """
+    turned: list[Path] = []
+
+    def read(label_file: Path, image_file: Path) -> np.ndarray:
+        header = read_header(image_file)
+        if header.orientation != 1:
+            turned.append(image_file)
+        return _read_labels(label_file, image_file, header)
+
+    yield read
+    warn_of_turned(turned)
+
+
+def warn_of_turned(images: Sequence[Path]) -> None:
+    """Say that images are turned by EXIF: sizes cannot tell how annotations were drawn."""
+    if images:
+        logger.warning(
+            f"{len(images)} images are turned by their EXIF orientation, the first is {images[0]}: "
+            "their annotations are taken as drawn on the upright view"
+        )
+
+
+def _read_labels(label_file: Path, image_file: Path, header: ImageHeader) -> np.ndarray:
     try:
-        with Image.open(image_file) as image:
-            size = image.size
-        with Image.open(label_file) as label:
-            mode, labels = label.mode, np.array(label)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DatasetError(f"{label_file} or its image {image_file}: {error}") from error
-    if labels.ndim != 2:
-        raise DatasetError(
-            f"{label_file} has the mode {mode}, expected one channel that holds the labels"
-        )
-    if labels.shape != size[::-1]:
-        raise DatasetError(
-            f"{label_file} is {labels.shape[1]} x {labels.shape[0]} pixels, but its image "
-            f"{image_file} is {size[0]} x {size[1]} (width x height)"
-        )
-    return labels.astype(np.int32)
+        with open_file(label_file) as f, Image.open(f) as label:
+            if label.size != header.size:
+                raise DatasetError(
+                    f"{label_file} is {label.width} x {label.height} pixels, but its image "
+                    f"{image_file} is {header.width} x {header.height} (width x height)"
+                    f"{header.turned()}"
+                )
+            if len(label.getbands()) != 1 or label.mode == "F":
+                raise DatasetError(
+                    f"{label_file} has the mode {label.mode}, expected one channel of integers, "
+                    "the labels"
+                )
+            return np.array(label).astype(np.int32)
+    except DatasetError:
+        raise
+    except Exception as error:  # Pillow raises errors of many types for a damaged file
+        raise DatasetError(f"{label_file} cannot be read: {error}") from error
 
 
 def link_folder(target: Path, link: Path) -> None:

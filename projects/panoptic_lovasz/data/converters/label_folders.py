@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
+from ..fields import read_json
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import pair_files, read_labels
+from .folders import label_reader, pair_files
 
 __all__ = ["convert_label_folders", "read_categories"]
 
@@ -24,13 +24,10 @@ def read_categories(json_file: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         DatasetError: if the file is missing or holds no such list.
     """
-    try:
-        content = json.loads(Path(json_file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"categories {json_file} cannot be read: {error}") from error
+    content = read_json(json_file, "categories")
     categories = content.get("categories") if isinstance(content, dict) else content
     if not isinstance(categories, list):
-        raise DatasetError(f"{json_file}: expected a list of categories")
+        raise DatasetError(f"{os.fspath(json_file)}: expected a list of categories")
     return categories
 
 
@@ -43,6 +40,7 @@ def convert_label_folders(
     panoptic_dir: str | os.PathLike,
     *,
     void_labels: Collection[int] = (255,),
+    follow_links: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> int:
@@ -58,6 +56,7 @@ def convert_label_folders(
         categories: as in the COCO panoptic format; their ids are the semantic labels.
         json_file, panoptic_dir: what to write.
         void_labels: semantic labels of pixels without annotation.
+        follow_links: let symbolic links lead out of the folders.
         overwrite: replace an earlier conversion.
         progress: show a progress bar.
 
@@ -70,10 +69,13 @@ def convert_label_folders(
     """
     images = Path(images)
     triples = [
-        (image, label, Path(instances) / label.relative_to(semantic))
-        for image, label in pair_files(images, Path(semantic))
+        (image, semantic_file, instance_file)
+        for (image, semantic_file), (_, instance_file) in zip(
+            pair_files(images, Path(semantic), follow_links),
+            pair_files(images, Path(instances), follow_links),
+            strict=True,
+        )
     ]
-    pair_files(images, Path(instances))
     return write_coco_panoptic(
         json_file,
         panoptic_dir,
@@ -92,17 +94,18 @@ def _samples(
     void_labels: Collection[int],
 ) -> Iterator[PanopticSample]:
     isthing = {c["id"]: bool(c["isthing"]) for c in categories}
-    for image_file, semantic_file, instance_file in triples:
-        labels = read_labels(semantic_file, image_file)
-        numbers = read_labels(instance_file, image_file)
-        unknown = set(np.unique(labels).tolist()) - set(isthing) - set(void_labels)
-        if unknown:
-            raise DatasetError(
-                f"{semantic_file} has the labels {sorted(unknown)}, which are neither categories "
-                f"({sorted(isthing)}) nor void ({sorted(void_labels)})"
-            )
-        id_map, segments = combine_labels(labels, numbers, isthing, void_labels)
-        yield PanopticSample(image_file.relative_to(images).as_posix(), id_map, segments)
+    with label_reader() as read_labels:
+        for image_file, semantic_file, instance_file in triples:
+            labels = read_labels(semantic_file, image_file)
+            numbers = read_labels(instance_file, image_file)
+            unknown = set(np.unique(labels).tolist()) - set(isthing) - set(void_labels)
+            if unknown:
+                raise DatasetError(
+                    f"{semantic_file} has the labels {sorted(unknown)}, which are neither "
+                    f"categories ({sorted(isthing)}) nor void ({sorted(void_labels)})"
+                )
+            id_map, segments = combine_labels(labels, numbers, isthing, void_labels)
+            yield PanopticSample(image_file.relative_to(images).as_posix(), id_map, segments)
 
 
 def combine_labels(
