@@ -261,8 +261,8 @@ FAULTS = {
     "PNG missing": (
         lambda d: (d.root / "panoptic/b.png").unlink(),
         "b.png",
-        "pixels",
-        "does not exist",
+        "file",
+        "is missing",
     ),
     "PNG truncated": (
         lambda d: _truncate_to(d.root / "panoptic/b.png", 60),

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -124,4 +125,41 @@ def test_a_category_that_does_not_say_whether_it_is_a_thing_is_an_error(folders)
 def test_a_label_file_that_is_damaged_is_named(folders):
     (folders / "semantic/a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"semantic/a\.png cannot be read: "):
+        _convert(folders)
+
+
+def test_what_systems_leave_in_folders_is_no_image_and_png_may_be_in_capitals(folders):
+    shutil.copytree(folders / "images", folders / "images/.ipynb_checkpoints")
+    (folders / "images/._a.jpg").write_bytes(b"\0\5\x16\7")
+    (folders / "semantic/a.png").rename(folders / "semantic/a.PNG")
+    assert _convert(folders) == 1
+
+
+def test_categories_may_begin_with_a_byte_order_mark(tmp_path):
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "c.json").write_text('[{"id": 1, "name": "Straße"}]', encoding=encoding)
+        assert read_categories(tmp_path / "c.json") == [{"id": 1, "name": "Straße"}]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_labels_are_those_of_the_upright_image(folders, orientation, caplog):
+    with Image.open(folders / "images/a.jpg") as image:
+        image.load()
+    exif = Image.Exif()
+    exif[274] = orientation
+    image.save(folders / "images/a.jpg", exif=exif)
+    if orientation == 6:
+        with pytest.raises(DatasetError, match="EXIF orientation 6"):
+            _convert(folders)
+        for folder in ("semantic", "instances"):
+            labels = np.array(Image.open(folders / folder / "a.png"))
+            Image.fromarray(np.rot90(labels, -1)).save(folders / folder / "a.png")
+    assert _convert(folders) == 1
+    assert "1 images are turned by their EXIF orientation" in caplog.text
+
+
+def test_a_label_file_of_floats_is_refused(folders):
+    labels = np.array(Image.open(folders / "semantic/a.png")).astype(np.float32)
+    Image.fromarray(labels).save(folders / "semantic/a.png", format="TIFF")
+    with pytest.raises(DatasetError, match=r"a\.png has the mode F"):
         _convert(folders)

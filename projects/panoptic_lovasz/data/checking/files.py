@@ -74,7 +74,7 @@ def _find(name: str, folder: Folder, found: ImageFindings) -> str | None:
     try:
         return folder.find(name)
     except FileNotFoundError as error:
-        found.faults.append((str(error), "file", "does not exist", True))
+        found.faults.append((str(error), "file", "is missing", True))
     except DatasetError as error:
         found.faults.append((os.path.join(folder.root, name), "file_name", str(error), True))
     return None

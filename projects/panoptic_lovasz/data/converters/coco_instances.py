@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from ...errors import DatasetError
 from ..fields import check_field, check_file_name
 from ..images import read_header
+from ..paths import Folder
 from ..writer import PanopticSample, write_coco_panoptic
 from .folders import label_reader
 
@@ -81,7 +82,7 @@ def convert_coco_instances(
         json_file,
         panoptic_dir,
         [{k: c[k] for k in ("id", "name", "isthing", "color") if k in c} for c in categories],
-        _samples(coco, Path(images), things, pngs),
+        _samples(coco, Folder(images), things, pngs),
         total=len(coco.imgs),
         overwrite=overwrite,
         progress=progress,
@@ -126,11 +127,11 @@ def _load(instances_json: str | os.PathLike) -> COCO:
 
 
 def _samples(
-    coco: COCO, images: Path, things: set[int], pngs: _StuffPngs | None
+    coco: COCO, images: Folder, things: set[int], pngs: _StuffPngs | None
 ) -> Iterator[PanopticSample]:
     with label_reader() as read_labels:
         for image_id, image in sorted(coco.imgs.items()):
-            image_file = images / image["file_name"]
+            image_file = Path(images.find(image["file_name"]))
             shape = read_header(image_file).size[::-1]
             masks = pngs.read(image["file_name"], image_file, read_labels) if pngs else []
             masks += _masks(coco, image_id, image_file, shape)

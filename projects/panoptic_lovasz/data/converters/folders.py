@@ -85,16 +85,16 @@ def label_reader() -> Iterator[LabelReader]:
         DatasetError: by the function, if a file cannot be read, the label file has colors or
             floats, or its size is not that of the upright image.
     """
-    turned: list[Path] = []
+    turned: dict[Path, None] = {}
 
     def read(label_file: Path, image_file: Path) -> np.ndarray:
         header = read_header(image_file)
         if header.orientation != 1:
-            turned.append(image_file)
+            turned[image_file] = None
         return _read_labels(label_file, image_file, header)
 
     yield read
-    warn_of_turned(turned)
+    warn_of_turned(list(turned))
 
 
 def warn_of_turned(images: Sequence[Path]) -> None:
