@@ -13,7 +13,12 @@ from torch import nn
 from ..errors import CheckpointError
 from ..files import write_atomically
 from .formats import check_intact, read_weights
-from .imagenet import is_torchvision_resnet, rename_torchvision_resnet
+from .imagenet import (
+    IMAGENET,
+    is_torchvision_resnet,
+    load_imagenet_backbone,
+    rename_torchvision_resnet,
+)
 
 __all__ = ["SafeCheckpointer"]
 
@@ -22,7 +27,8 @@ class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with three differences.
 
     It reads tensors, arrays and plain containers only, from any format of
-    :func:`.formats.read_weights`; ImageNet weights of torchvision and timm ResNets among them. It
+    :func:`.formats.read_weights`; ImageNet weights of torchvision and timm ResNets among them, and
+    "imagenet://NAME", see :func:`.imagenet.create_imagenet_model`. It
     writes a checkpoint whole or not at all. And :meth:`resume_or_load` falls back to the checkpoint
     before the last one when that is damaged.
     """
@@ -94,6 +100,19 @@ class SafeCheckpointer(DetectionCheckpointer):
             f"none of the checkpoints in {self.save_dir} is intact: {', '.join(candidates)}; "
             "start without --resume, or in another OUTPUT_DIR"
         )
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load as Detectron2 does; of "imagenet://NAME" the backbone gets its weights.
+
+        Raises:
+            CheckpointError: if the weights are unsafe, damaged, or not those of this backbone.
+        """
+        if not path or not path.startswith(IMAGENET):
+            return super().load(path, checkpointables)
+        self.logger.info(f"Loading ImageNet weights {path}")
+        checkpoint = {"model": load_imagenet_backbone(self.model, path.removeprefix(IMAGENET))}
+        self._log_incompatible_keys(self._load_model(checkpoint))
+        return checkpoint
 
     def _newest_first(self) -> list[str]:
         last = self.get_checkpoint_file()

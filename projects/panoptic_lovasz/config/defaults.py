@@ -20,6 +20,7 @@ def add_panoptic_lovasz_config(cfg: CN) -> None:
     # Load MODEL.WEIGHTS even if it holds more than tensors, arrays and plain containers. Such a
     # file can run any code: only for files whose author you trust.
     cfg.MODEL.TRUST_WEIGHTS = False
+    _add_timm(cfg)
     _add_solver(cfg)
     _add_data(cfg)
     _add_loss(cfg)
@@ -32,6 +33,21 @@ def _add_solver(cfg: CN) -> None:
     # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one step of the optimizer.
     # Iterations, also of the schedule and of evaluation, count steps.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+
+
+def _add_timm(cfg: CN) -> None:
+    # The model of MODEL.BACKBONE.NAME "build_timm_fpn_backbone". INPUT.FORMAT, MODEL.PIXEL_MEAN and
+    # MODEL.PIXEL_STD follow from it. MODEL.BACKBONE.FREEZE_AT n freezes everything up to its n-th
+    # feature map. MODEL.WEIGHTS "imagenet://NAME" starts from its ImageNet weights.
+    timm = cfg.MODEL.TIMM = CN()
+    # One of timm.list_models().
+    timm.NAME = "resnet50"
+    # Its feature maps, by stride as Detectron2 names a ResNet's: "res2" has 4, "res5" has 32.
+    timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Batch normalization: "FrozenBN" (constant), "BN" or "SyncBN" (trained).
+    timm.NORM = "FrozenBN"
+    # Stochastic depth: probability of the last block to be skipped in training.
+    timm.DROP_PATH_RATE = 0.0
 
 
 def _add_data(cfg: CN) -> None:

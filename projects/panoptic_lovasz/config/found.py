@@ -43,6 +43,7 @@ ALLOWED = (
     "MODEL.ROI_MASK_HEAD",
     "MODEL.RPN",
     "MODEL.SEM_SEG_HEAD",
+    "MODEL.TIMM",
     "SEED",
     "SOLVER",
     "TEST.AUG",

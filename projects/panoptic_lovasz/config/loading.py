@@ -18,6 +18,7 @@ from fvcore.common.config import BASE_KEY
 from ..checkpoint.published import read_found_config
 from ..data.register import register_from_config, set_class_counts
 from ..errors import ConfigError
+from ..modeling.backbones import set_timm_input
 from .checking import check_proposals
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
@@ -32,7 +33,8 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     """Load a YAML config, register the data sets that it names and take class counts from them.
 
     A class count in a file, or in one that inherits from it, must be that of the data; a base's
-    count is dropped where DATASETS.TRAIN replaces the base's data.
+    count is dropped where DATASETS.TRAIN replaces the base's data. With a timm backbone the same
+    goes for how it expects its input.
 
     Args:
         config_file: path of the config, which is trusted with all that a config can say but code;
@@ -116,14 +118,22 @@ def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> 
     """
     set_options(cfg, opts, f"options {' '.join(map(str, opts))}")
     register_from_config(cfg)
-    given: set[str] = set()
-    for keys in (*levels, opts[::2]):
-        if "DATASETS.TRAIN" in keys:
-            given = set()  # class counts of a base are those of the base's data
-        given.update(keys)
-    set_class_counts(cfg, given)
+    levels = [*levels, opts[::2]]
+    set_class_counts(cfg, _given(levels, "DATASETS.TRAIN"))
+    set_timm_input(cfg, _given(levels, "MODEL.BACKBONE.NAME", "MODEL.TIMM.NAME"))
     check_proposals(cfg)
     return cfg
+
+
+def _given(levels: Sequence[Sequence[str]], *subjects: str) -> set[str]:
+    """The keys that are set where one of the subjects is, or after it: before, they are about
+    what a base has in its place."""
+    given: set[str] = set()
+    for keys in levels:
+        if any(subject in keys for subject in subjects):
+            given = set()
+        given.update(keys)
+    return given
 
 
 def set_options(cfg: CN, opts: Sequence[Any], where: str) -> None:

@@ -1,5 +1,6 @@
 """Detectron2's side of the model: heads, losses, meta-architecture, registered by their names."""
 
+from .backbones import TimmBackbone, build_timm_backbone, build_timm_fpn_backbone
 from .losses import SEM_SEG_LOSS_REGISTRY, build_sem_seg_loss
 from .meta_arch import PanopticLovaszFPN
 from .semantic_head import LovaszSemSegFPNHead
@@ -8,5 +9,8 @@ __all__ = [
     "SEM_SEG_LOSS_REGISTRY",
     "LovaszSemSegFPNHead",
     "PanopticLovaszFPN",
+    "TimmBackbone",
     "build_sem_seg_loss",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
 ]

