@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -132,7 +132,7 @@ def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     )
 
 
-def set_timm_input(cfg: CfgNode, given: Sequence[str]) -> None:
+def set_timm_input(cfg: CfgNode, given: Collection[str]) -> None:
     """Normalize images as the timm model was trained; nothing is done for another backbone.
 
     Args:
@@ -173,7 +173,7 @@ def _check_input(cfg: CfgNode, key: str, expected: Any) -> None:
         )
 
 
-def _feature_indices(network: nn.Module, name: str, wanted: Sequence[str]) -> dict[str, int]:
+def _feature_indices(network: Any, name: str, wanted: Sequence[str]) -> dict[str, int]:
     """Position among the network's feature maps by the names wanted."""
     available = {
         f"res{int(math.log2(stride))}": i
@@ -188,7 +188,7 @@ def _feature_indices(network: nn.Module, name: str, wanted: Sequence[str]) -> di
     return {f: available[f] for f in wanted}
 
 
-def _freeze(network: nn.Module, count: int) -> None:
+def _freeze(network: Any, count: int) -> None:
     """Freeze everything up to the ``count``-th feature map, in place."""
     from timm.utils import freeze
 
