@@ -14,8 +14,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from panoptic_lovasz import ConfigError, DatasetError, Trainer, launch, load_config
-from panoptic_lovasz.errors import NonFiniteLossError
+from panoptic_lovasz import Trainer, launch, load_config
+from panoptic_lovasz.tools import cli
 
 
 def setup(args):
@@ -45,10 +45,10 @@ def main(args):
     return trainer.train()
 
 
+def run(args):
+    print("Command line arguments:", args)
+    launch(main, args)
+
+
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
-    print("Command line arguments:", arguments)
-    try:
-        launch(main, arguments)
-    except (ConfigError, DatasetError, NonFiniteLossError, OSError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(cli.run(default_argument_parser(), run))

@@ -29,8 +29,8 @@ MAY_IMPORT = {
     "comparison": ("engine",),
     "tools": ("comparison", "inference"),
 }
-# Public names that forward to where their objects live.
-FORWARDED = {("losses/__init__.py", "modeling")}
+# Public names that forward to where they live.
+FORWARDED = {("losses/__init__.py", "modeling"), ("model_zoo/__main__.py", "tools")}
 DETECTRON2_SIDE = {"augmentation", "build", "mapper", "masks", "register", "samplers"}
 
 

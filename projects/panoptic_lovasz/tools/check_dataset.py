@@ -10,37 +10,26 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from ..errors import DatasetError
+from . import cli
 
-from ..config import load_config
-from ..data.checking import CheckReport, check_coco_panoptic, repair_coco_panoptic
-from ..errors import ConfigError, DatasetError
+if TYPE_CHECKING:
+    from ..data.checking import CheckReport
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        json_file, images, panoptic = _locate(args)
-        report = check_coco_panoptic(json_file, images, panoptic, workers=args.workers)
-        _print(report, None if args.all else 50)
-        if args.plot:
-            report.statistics.plot(args.plot)
-            print(f"Plot: {args.plot}")
-        if args.fix:
-            fixed_json, fixed_panoptic = repair_coco_panoptic(report, json_file, panoptic)
-            print(f"Repaired copy: {fixed_json}, with the PNGs in {fixed_panoptic}")
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 1 if report.errors else 0
+    return cli.run(_parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Check a data set in the COCO panoptic format and describe it."
+        prog="python -m panoptic_lovasz.tools.check_dataset",
+        description="Check a data set in the COCO panoptic format and describe it.",
     )
     add = parser.add_argument
     add("dataset", metavar="JSON|NAME", help="panoptic JSON, or the name of a registered data set")
@@ -49,15 +38,36 @@ def _parser() -> argparse.ArgumentParser:
     add("--config-file", metavar="FILE", help="config whose DATASETS.PANOPTIC has the name")
     add("--plot", metavar="PNG", type=Path, help="draw pixels and instances by class")
     add("--fix", action="store_true", help="write a repaired copy beside the original")
-    add("--workers", type=int, metavar="N", help="threads (one a processor)")
+    add("--workers", type=cli.positive, metavar="N", help="threads (one a processor)")
     add("--all", action="store_true", help="print every fault, not the first 50")
     return parser
 
 
+def _run(args: argparse.Namespace) -> int:
+    from ..data.checking import check_coco_panoptic, repair_coco_panoptic
+
+    json_file, images, panoptic = _locate(args)
+    report = check_coco_panoptic(json_file, images, panoptic, workers=args.workers)
+    _print(report, None if args.all else 50)
+    if args.plot:
+        report.statistics.plot(args.plot)
+        print(f"Plot: {args.plot}")
+    if args.fix:
+        fixed_json, fixed_panoptic = repair_coco_panoptic(report, json_file, panoptic)
+        print(f"Repaired copy: {fixed_json}, with the PNGs in {fixed_panoptic}")
+    return 1 if report.errors else 0
+
+
 def _locate(args: argparse.Namespace) -> tuple[str, str, str]:
-    if args.images and args.panoptic:
+    if bool(args.images) != bool(args.panoptic):
+        raise argparse.ArgumentError(None, "--images and --panoptic go together")
+    if args.images:
         return args.dataset, args.images, args.panoptic
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     if args.config_file:
+        from ..config import load_config
+
         load_config(args.config_file)
     if args.dataset not in DatasetCatalog.list():
         raise DatasetError(

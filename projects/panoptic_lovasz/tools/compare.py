@@ -9,6 +9,7 @@ Started again with the same arguments, it goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 import time
@@ -16,37 +17,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..comparison.runs import LOSSES, plan_runs, read_result, train
-from ..comparison.tables import collect, write_comparison
-from ..config import load_config
-from ..errors import ConfigError, DatasetError
+from ..comparison.losses import LOSSES
+from . import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser().parse_args(argv)
-    try:
-        losses = _losses(args)
-        cfg = load_config(args.config_file, args.opts)
-        runs = plan_runs(cfg, losses, range(1, args.seeds + 1), args.output)
-        command = f"python -m panoptic_lovasz.tools.compare {shlex.join(argv)}"
-        for n, run in enumerate(runs, start=1):
-            name = f"[{n}/{len(runs)}] {run.loss}, seed {run.seed}"
-            if read_result(run) is not None:
-                print(f"{name}: done before", flush=True)
-                continue
-            print(f"{name}: training, log in {run.folder / 'train.log'}", flush=True)
-            start = time.perf_counter()
-            train(run)
-            print(f"{name}: done in {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
-            write_comparison(collect(runs), args.output, command, cfg.dump())
-        markdown = write_comparison(collect(runs), args.output, command, cfg.dump())
-    except (ConfigError, DatasetError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    command = f"python -m panoptic_lovasz.tools.compare {shlex.join(argv)}"
+    return cli.run(_parser(), functools.partial(_run, command=command), argv)
+
+
+def _run(args: argparse.Namespace, command: str) -> None:
+    losses = _losses(args)
+    from ..comparison.runs import plan_runs, read_result, train
+    from ..comparison.tables import collect, write_comparison
+    from ..config import load_config
+
+    cfg = load_config(args.config_file, args.opts)
+    runs = plan_runs(cfg, losses, range(1, args.seeds + 1), args.output)
+    for n, run in enumerate(runs, start=1):
+        name = f"[{n}/{len(runs)}] {run.loss}, seed {run.seed}"
+        if read_result(run) is not None:
+            print(f"{name}: done before", flush=True)
+            continue
+        print(f"{name}: training, log in {run.folder / 'train.log'}", flush=True)
+        start = time.perf_counter()
+        train(run)
+        print(f"{name}: done in {(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+        write_comparison(collect(runs), args.output, command, cfg.dump())
+    markdown = write_comparison(collect(runs), args.output, command, cfg.dump())
     print(f"\n{markdown}\nPage: {args.output / 'compare.html'}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("NAME", "KEY=VALUE"),
         help="define one more: a name, and what it changes in the config",
     )
-    add("--seeds", type=int, default=3, metavar="N", help="train with SEED 1..N (3)")
+    add("--seeds", type=cli.positive, default=3, metavar="N", help="train with SEED 1..N (3)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder of runs and results")
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="changes of the config")
     return parser
@@ -84,14 +85,16 @@ def _losses(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
             change for change, (_, equals, _) in zip(changes, pairs, strict=True) if not equals
         ]
         if wrong:
-            raise ConfigError(f"--loss {name}: found {wrong[0]!r}, expected KEY=VALUE")
+            message = f"--loss {name}: found {wrong[0]!r}, expected KEY=VALUE"
+            raise argparse.ArgumentError(None, message)
         known[name] = {key: value for key, _, value in pairs}
     names = args.losses.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ConfigError(f"--losses: {unknown[0]!r} is not one of {', '.join(known)}")
-    if len(set(names)) < len(names) or args.seeds < 1:
-        raise ConfigError("--losses must differ from each other, and --seeds be at least 1")
+        message = f"--losses: {unknown[0]!r} is not one of {', '.join(known)}"
+        raise argparse.ArgumentError(None, message)
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentError(None, "--losses must differ from each other")
     return {name: known[name] for name in names}
 
 

@@ -11,31 +11,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from ..data.converters import (
-    convert_camvid,
-    convert_cityscapes,
-    convert_coco_instances,
-    convert_label_folders,
-    read_categories,
-)
-from ..errors import DatasetError
+from . import cli
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
-    args = _parser().parse_args(argv)
-    try:
-        written = args.convert(args)
-    except (DatasetError, OSError) as error:
-        sys.exit(f"convert: {error}")
-    for json_file, count in written.items():
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return cli.run(_parser(), _run, argv)
+
+
+def _run(args: argparse.Namespace) -> None:
+    for json_file, count in args.convert(args).items():
         print(f"{json_file}: {count} images")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Convert a data set to the COCO panoptic format: a JSON and id PNGs."
+        prog="python -m panoptic_lovasz.tools.convert",
+        description="Convert a data set to the COCO panoptic format: a JSON and id PNGs.",
     )
     layouts = parser.add_subparsers(required=True, metavar="LAYOUT")
     camvid = _add_release(layouts, "camvid", _camvid, "CamVid as SegNet published it, 11 classes")
@@ -81,6 +75,8 @@ def _add_folders(layouts, name: str, convert, text: str) -> argparse.ArgumentPar
 
 
 def _camvid(args: argparse.Namespace) -> dict[str, int]:
+    from ..data.converters.camvid import convert_camvid
+
     counts = convert_camvid(
         args.input,
         args.output,
@@ -91,6 +87,8 @@ def _camvid(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _cityscapes(args: argparse.Namespace) -> dict[str, int]:
+    from ..data.converters.cityscapes import convert_cityscapes
+
     counts = convert_cityscapes(args.input, args.output, overwrite=args.overwrite)
     return _by_file(args.output, counts)
 
@@ -100,6 +98,8 @@ def _by_file(output: str, counts: dict[str, int]) -> dict[str, int]:
 
 
 def _labels(args: argparse.Namespace) -> dict[str, int]:
+    from ..data.converters.label_folders import convert_label_folders, read_categories
+
     count = convert_label_folders(
         args.images,
         args.semantic,
@@ -115,7 +115,10 @@ def _labels(args: argparse.Namespace) -> dict[str, int]:
 
 def _coco(args: argparse.Namespace) -> dict[str, int]:
     if bool(args.stuff) != bool(args.stuff_categories):
-        raise DatasetError("--stuff and --stuff-categories go together")
+        raise argparse.ArgumentError(None, "--stuff and --stuff-categories go together")
+    from ..data.converters.coco_instances import convert_coco_instances
+    from ..data.converters.label_folders import read_categories
+
     count = convert_coco_instances(
         args.instances_json,
         args.images,
@@ -131,4 +134,4 @@ def _coco(args: argparse.Namespace) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

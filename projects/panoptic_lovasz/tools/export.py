@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-import torch
-
-from ..config import load_config
-from ..errors import ConfigError, DatasetError
-from ..inference import PanopticPredictor
-from ..inference.export import check_export, export_predictor
+from . import cli
 
 _DESCRIPTION = """
 Writes the network, up to the merge, as TorchScript (.ts) or ONNX (.onnx), and a .json file of the
@@ -19,9 +15,11 @@ network's own on images of two sizes.
 """
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=_DESCRIPTION)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m panoptic_lovasz.tools.export", description=_DESCRIPTION
+    )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--config-file", metavar="FILE", help="config; set MODEL.WEIGHTS by --opts")
     model.add_argument(
@@ -32,14 +30,16 @@ def main(argv: list[str] | None = None) -> None:
         "--image", metavar="FILE", help="an image with objects to trace with; default: noise"
     )
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
-    args = parser.parse_args(argv)
-    try:
-        _run(args)
-    except (ConfigError, DatasetError, OSError) as error:
-        sys.exit(f"export: {error}")
+    return cli.run(parser, _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
+    import torch
+
+    from ..config import load_config
+    from ..inference import PanopticPredictor
+    from ..inference.export import check_export, export_predictor
+
     if args.checkpoint:
         predictor = PanopticPredictor.from_checkpoint(args.checkpoint, args.opts, device="cpu")
     else:
@@ -59,4 +59,4 @@ def _run(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

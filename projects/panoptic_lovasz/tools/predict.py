@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config import load_config
-from ..errors import ConfigError, DatasetError
-from ..inference.inputs import Inputs
-from ..inference.job import Job
-from ..inference.predictor import PanopticPredictor
+from . import cli
+
+if TYPE_CHECKING:
+    from ..inference.predictor import PanopticPredictor
 
 __all__ = ["main"]
 
@@ -20,22 +20,12 @@ _EPILOG = """
 Writes OUTPUT/NAME.png for every image and OUTPUT/NAME.mp4 for every video or camera;
 --side-by-side adds OUTPUT/side_by_side/, --coco adds OUTPUT/predictions.json and
 OUTPUT/predictions/.
-
-Exit code: 0 if all went well, 1 if an input was skipped, 2 if nothing could be done.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    try:
-        return _run(args)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return cli.run(_parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,15 +59,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-overlay", action="store_true", help="do not write the overlay pictures")
     add("--side-by-side", action="store_true", help="also write input and prediction in a row")
     add("--coco", action="store_true", help="also write COCO panoptic JSON and PNGs")
-    add("--confidence-threshold", type=float, metavar="P", help="of things, 0 to 1")
-    add("--batch-size", type=int, default=1, metavar="N")
+    add("--confidence-threshold", type=_probability, metavar="P", help="of things, 0 to 1")
+    add("--batch-size", type=cli.positive, default=1, metavar="N")
     add("--device", help='"cpu", "cuda", ...; default: the config\'s, if it is there')
     add("--amp", action="store_true", help="mixed precision: float16, or bfloat16 on the CPU")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser
 
 
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found {value}, expected 0 to 1")
+    return value
+
+
 def _run(args: argparse.Namespace) -> int:
+    from ..inference.inputs import Inputs
+    from ..inference.job import Job
+
     # files are looked for before the model is built: a mistyped path should not cost a minute
     inputs = Inputs.from_arguments(args.input) if args.input else None
     predictor = _build_predictor(args)
@@ -100,11 +100,12 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _build_predictor(args: argparse.Namespace) -> PanopticPredictor:
+    from ..config import load_config
+    from ..inference.predictor import PanopticPredictor
+
     opts = list(args.opts)
     threshold = args.confidence_threshold
     if threshold is not None:
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"--confidence-threshold is {threshold}, expected 0 to 1")
         opts += ["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold]
         opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold]
     options = {"device": args.device, "batch_size": args.batch_size, "amp": args.amp}
@@ -114,3 +115,7 @@ def _build_predictor(args: argparse.Namespace) -> PanopticPredictor:
     if not cfg.MODEL.WEIGHTS:
         print("warning: MODEL.WEIGHTS is empty, so the network is random", file=sys.stderr)
     return PanopticPredictor(cfg, **options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

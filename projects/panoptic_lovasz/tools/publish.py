@@ -7,28 +7,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
+from ..errors import DatasetError
+from . import cli
 
-from ..data import get_panoptic_dataset_dicts
-from ..errors import ConfigError, DatasetError
-from ..inference import PanopticPredictor
-from ..model_zoo import add_to_index, publish, read_index
-from ..model_zoo.model_card import write_model_card
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    args = _parser().parse_args(argv)
-    setup_logger(name="panoptic_lovasz")
-    try:
-        _run(args)
-    except (ConfigError, DatasetError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return cli.run(_parser(), _run, argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +44,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from detectron2.utils.logger import setup_logger
+
+    from ..inference import PanopticPredictor
+    from ..model_zoo.index import add_to_index, read_index
+    from ..model_zoo.model_card import write_model_card
+    from ..model_zoo.publishing import publish
+
+    setup_logger(name="panoptic_lovasz")
     # Before anything is written: the index must be readable, weights and config belong together.
     if args.index and args.index.is_file():
         read_index(args.index)
@@ -80,6 +80,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def _first_test_image(cfg: CfgNode) -> str | None:
     """None if no test set is here: then the card has no picture."""
+    from ..data.register import get_panoptic_dataset_dicts
+
     for name in cfg.DATASETS.TEST:
         try:
             return get_panoptic_dataset_dicts(name)[0]["file_name"]
