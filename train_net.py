@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import Trainer, launch, load_config
+from panoptic_lovasz.engine import check_resumable
 from panoptic_lovasz.tools import cli
 
 
@@ -24,6 +25,8 @@ def setup(args):
         opts += ["MODEL.DEVICE", "cpu"]
     cfg = load_config(args.config_file, opts)
     cfg.freeze()
+    if args.resume and not args.eval_only:
+        check_resumable(cfg)
     if args.config_file.endswith(".safetensors"):
         args.config_file = ""  # default_setup would log it as text
     default_setup(cfg, args)

@@ -1,12 +1,20 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
 from panoptic_lovasz import add_panoptic_lovasz_config, load_config
-from panoptic_lovasz.config import defaults
+from panoptic_lovasz.config import check_config, check_device, defaults
 from panoptic_lovasz.data import make_shapes
 from panoptic_lovasz.errors import ConfigError, DatasetError
+from panoptic_lovasz.modeling import clear_build_errors
+
+PROJECT = Path(__file__).resolve().parents[1]
+WITHOUT_DATA = ["DATASETS.PANOPTIC", [], "DATASETS.TRAIN", (), "DATASETS.TEST", ()]
+WITHOUT_DATA += ["MODEL.ROI_HEADS.NUM_CLASSES", 4, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +171,98 @@ def test_options_that_do_not_fit_are_an_error(write):
         load_config(write({}), ["SEED", "abc"])
     with pytest.raises(ConfigError, match=r"options SEED\.X"):
         load_config(write({}), ["SEED.X", "1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("MODEL.SEM_SEG_HEAD.LOSS.NAME", "LovaszLoss", "one of 'CrossEntropyLovaszLoss', 'Lov"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.CLASS_WEIGHTS", "[1, -1, 1, 1, 1, 1]", "nothing, or one number"),
+        ("MODEL.SEM_SEG_HEAD.LOSS.METHOD", "sorted", '"binned" or "exact"'),
+        ("MODEL.META_ARCHITECTURE", "PanopticLovasz", "'PanopticLovaszFPN'"),
+        ("MODEL.BACKBONE.NAME", "build_resnet_fpn", "'build_resnet_fpn_backbone'"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "SemSegHead", "'LovaszSemSegFPNHead'"),
+        ("MODEL.ROI_HEADS.NAME", "StandardHeads", "'StandardROIHeads'"),
+        ("MODEL.ROI_BOX_HEAD.NAME", "''", "'FastRCNNConvFCHead' with StandardROIHeads"),
+        ("MODEL.ROI_MASK_HEAD.NAME", "MaskHead", "'MaskRCNNConvUpsampleHead'"),
+        ("MODEL.RPN.HEAD_NAME", "Head", "'StandardRPNHead'"),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", "rpn", "'RPN', 'RRPN', 'PrecomputedProposals'"),
+        ("MODEL.ANCHOR_GENERATOR.NAME", "Anchors", "'DefaultAnchorGenerator'"),
+        ("MODEL.RESNETS.DEPTH", "51", "one of 18, 34, 50, 101, 152"),
+        ("MODEL.RESNETS.DEPTH", "101.0", "the type int"),
+        ("MODEL.RESNETS.NORM", "BatchNorm", "'BN', 'SyncBN'"),
+        ("MODEL.FPN.FUSE_TYPE", "max", "one of 'sum', 'avg'"),
+        ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "Align", "'ROIAlignV2'"),
+        ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "iou", "'giou'"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.IMPL", "faster", "one of 'fast', 'detectron2'"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH", "1.5", "a number from 0 to 1"),
+        ("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]", "a number above 0 for each of the 3 channels"),
+        ("DATALOADER.SAMPLER_TRAIN", "Sampler", "one of 'TrainingSampler'"),
+        ("DATALOADER.NUM_WORKERS", "-1", "a number not below 0"),
+        ("INPUT.RANDOM_FLIP", "both", "one of 'horizontal', 'vertical', 'none'"),
+        ("INPUT.FORMAT", "GBR", "one of 'BGR', "),
+        ("INPUT.CROP.TYPE", "relative_size", "'relative_range'"),
+        ("INPUT.CROP.SIZE", "[0.9, 512]", "height and width above 0, at most 1 of the image"),
+        ("INPUT.MIN_SIZE_TRAIN", "()", "sizes above 0"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "random", "one of 'choice', 'range'"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "one of 'value', 'norm'"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "one of 'WarmupMultiStepLR', 'WarmupCosineLR'"),
+        ("SOLVER.WARMUP_METHOD", "burnin", "one of 'linear', 'constant'"),
+        ("SOLVER.BASE_LR", "0.0", "a number above 0"),
+        ("SOLVER.BASE_LR", "1e999", "a finite number"),
+        ("SOLVER.BASE_LR", "1", "the type float"),
+        ("SOLVER.BASE_LR", "None", "a value of the type float, such as 0.001"),
+        ("SOLVER.STEPS", "(3, 2)", "iterations in increasing order"),
+        ("SOLVER.IMS_PER_BATCH", "0", "a number above 0"),
+        ("SOLVER.ACCUMULATE_STEPS", "0", "a number above 0"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_one_line_with_key_value_and_what_is_possible(
+    key, value, expected
+):
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, [*WITHOUT_DATA, key, value])
+    message = str(caught.value)
+    found = "inf" if value == "1e999" else value
+    assert key in message and expected in message and "\n" not in message
+    assert found in message
+
+
+def test_the_defaults_and_every_config_of_the_project_can_be_used():
+    cfg = get_cfg()
+    add_panoptic_lovasz_config(cfg)
+    check_config(cfg)
+    for file in (PROJECT / "configs").rglob("*.yaml"):
+        load_config(file, WITHOUT_DATA)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.RPN.IN_FEATURES", ["p9"], r"'p9'; it is in MODEL\.RPN\.IN_FEATURES \['p9'\]"),
+        ("MODEL.FPN.IN_FEATURES", ["res9"], r"'res9'; it is in MODEL\.FPN\.IN_FEATURES"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16]], "cannot be built"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_line_that_leads_to_the_key(
+    slim_cfg, key, value, message
+):
+    cfg = slim_cfg.clone()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=message) as caught, clear_build_errors(cfg):
+        build_model(cfg)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_one_line_that_says_what_to_do(slim_cfg):
+    cfg = slim_cfg.clone()
+    cfg.MODEL.DEVICE = "cuda:99"
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'cuda:99'.*--num-gpus 0"):
+        check_device(cfg)
+    cfg.MODEL.DEVICE = "gpu"
+    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'gpu'"):
+        check_device(cfg)
 
 
 def test_every_key_of_the_project_has_a_default():

@@ -12,7 +12,8 @@ from detectron2.modeling import build_model
 from safetensors.torch import save_file
 from torch import nn
 
-from panoptic_lovasz.checkpoint import SafeCheckpointer
+from panoptic_lovasz.checkpoint import SafeCheckpointer, check_same_classes, save_classes
+from panoptic_lovasz.data import PanopticClasses
 from panoptic_lovasz.errors import CheckpointError
 
 
@@ -71,6 +72,50 @@ def test_no_intact_checkpoint_is_an_error_that_lists_them(tmp_path):
         file.write_bytes(b"torn")
     with pytest.raises(CheckpointError, match=r"model_2\.pth.*model_1\.pth"):
         _checkpointer(tmp_path).resume_or_load("", resume=True)
+
+
+def test_a_checkpoint_of_another_network_is_not_resumed(tmp_path):
+    _save_two(tmp_path)
+    wider = SafeCheckpointer(nn.Linear(1, 3), str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"weight is \(1, 1\), expected \(3, 1\).*OUTPUT_DIR"):
+        wider.resume_or_load("", resume=True)
+    wider.load(str(tmp_path / "model_2.pth"), checkpointables=[])  # what fits may be a start
+
+
+def test_an_optimizer_state_that_does_not_fit_is_one_error(tmp_path):
+    def checkpointer(frozen):
+        model = nn.Linear(1, 1)
+        parameters = [model.weight] if frozen else list(model.parameters())
+        return SafeCheckpointer(model, str(tmp_path), optimizer=torch.optim.SGD(parameters, lr=1))
+
+    checkpointer(False).save("model_1", iteration=1)
+    with pytest.raises(CheckpointError, match="the optimizer or the schedule does not fit"):
+        checkpointer(True).resume_or_load("", resume=True)
+
+
+def _classes(*things):
+    categories = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(things, start=1)]
+    return PanopticClasses.from_categories([*categories, {"id": 9, "name": "sky", "isthing": 0}])
+
+
+@pytest.mark.parametrize("now", [("car", "bus", "van"), ("bus", "car"), ("car",), ("car", "van")])
+def test_other_classes_are_not_resumed_and_both_are_named(tmp_path, now):
+    save_classes(tmp_path, _classes("car", "bus"))
+    check_same_classes(tmp_path, _classes("car", "bus"))
+    with pytest.raises(CheckpointError) as caught:
+        check_same_classes(tmp_path, _classes(*now))
+    message = str(caught.value)
+    assert "know 3 classes, 2 of things and 1 of stuff (car, bus, sky)" in message
+    assert f"has {len(now) + 1} classes, {len(now)} of things" in message
+    assert f"({', '.join(now)}, sky)" in message
+
+
+@pytest.mark.parametrize("weights", ["none.pth", "folder", "http://127.0.0.1:9/none.pth"])
+def test_weights_that_are_not_there_are_one_line_with_the_path(tmp_path, weights):
+    (tmp_path / "folder").mkdir()
+    path = weights if "://" in weights else str(tmp_path / weights)
+    with pytest.raises(CheckpointError, match=f"weights {path} (do not exist|cannot be had)"):
+        _checkpointer(tmp_path).resume_or_load(path, resume=False)
 
 
 def test_a_save_that_fails_leaves_the_last_checkpoint_as_it_was(tmp_path, monkeypatch):

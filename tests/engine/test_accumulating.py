@@ -212,5 +212,7 @@ def test_a_network_that_gives_up_is_reported_with_the_batch_that_it_had(tmp_path
 def test_less_than_a_batch_a_step_is_refused(slim_cfg):
     cfg = slim_cfg.clone()
     cfg.SOLVER.ACCUMULATE_STEPS = 0
-    with pytest.raises(ConfigError, match=r"SOLVER\.ACCUMULATE_STEPS is 0, expected at least 1"):
+    with pytest.raises(
+        ConfigError, match=r"SOLVER\.ACCUMULATE_STEPS is 0, expected a number above 0"
+    ):
         Trainer(cfg)

@@ -1,7 +1,7 @@
 """Checkpoints: what travels with the weights, and loading them safely."""
 
 from .checkpointer import SafeCheckpointer
-from .folder import Checkpoint, find_checkpoint, save_classes
+from .folder import Checkpoint, check_same_classes, find_checkpoint, save_classes
 from .formats import read_weights
 from .loading import load_weights
 from .published import ModelInfo, read_model_info
@@ -10,6 +10,7 @@ __all__ = [
     "Checkpoint",
     "ModelInfo",
     "SafeCheckpointer",
+    "check_same_classes",
     "find_checkpoint",
     "load_weights",
     "read_model_info",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
 from ..files import write_atomically
@@ -20,7 +21,12 @@ from .imagenet import (
     rename_torchvision_resnet,
 )
 
-__all__ = ["SafeCheckpointer"]
+__all__ = ["SafeCheckpointer", "describe_misfit"]
+
+_ELSEWHERE = (
+    "Train in another OUTPUT_DIR, without --resume; with that checkpoint as MODEL.WEIGHTS all "
+    "that fits is kept"
+)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
@@ -48,6 +54,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **checkpointables)
         self._trust_weights = trust_weights
+        self._must_fit = False  # whether weights that leave a part of the network alone are wrong
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth.
@@ -80,6 +87,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         tag = Path(self.save_dir, "last_checkpoint")
         write_atomically(tag, lambda f: f.write(last_filename_basename.encode()), durable=True)
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights, and what else ``checkpointables`` names (everything for None).
+
+        Args:
+            path: a file, a URL that iopath knows, or "imagenet://NAME" for the backbone's ImageNet
+                weights; nothing is loaded if it is empty.
+
+        Raises:
+            CheckpointError: if the weights cannot be had, are unsafe or damaged, or not those of
+                this backbone.
+        """
+        if path.startswith(IMAGENET):
+            self.logger.info(f"Loading ImageNet weights {path}")
+            checkpoint = {"model": load_imagenet_backbone(self.model, path.removeprefix(IMAGENET))}
+            self._log_incompatible_keys(self._load_model(checkpoint))
+            return checkpoint
+        if path and not isinstance(self.model, DistributedDataParallel):  # there Detectron2 looks
+            try:
+                local = self.path_manager.get_local_path(path)
+            except Exception as error:  # of any type: iopath's handlers raise their own
+                raise CheckpointError(f"weights {path} cannot be had: {error}") from error
+            if not os.path.isfile(local):
+                raise CheckpointError(f"weights {path} do not exist (MODEL.WEIGHTS)")
+        return super().load(path, checkpointables)
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Resume from the last intact checkpoint of ``save_dir``, or load ``path``.
 
@@ -95,24 +127,34 @@ class SafeCheckpointer(DetectionCheckpointer):
             except CheckpointError as error:
                 self.logger.warning(f"{error}; trying the one before it")
                 continue
-            return self.load(candidate)
+            return self._resume(candidate)
         raise CheckpointError(
             f"none of the checkpoints in {self.save_dir} is intact: {', '.join(candidates)}; "
             "start without --resume, or in another OUTPUT_DIR"
         )
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load as Detectron2 does; of "imagenet://NAME" the backbone gets its weights.
+    def _resume(self, file: str) -> dict[str, Any]:
+        self._must_fit = True
+        try:
+            return self.load(file)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"cannot resume from {file}: what it holds of the optimizer or the schedule does "
+                f"not fit this config: {type(error).__name__}: {error}. {_ELSEWHERE}"
+            ) from error
+        finally:
+            self._must_fit = False
 
-        Raises:
-            CheckpointError: if the weights are unsafe, damaged, or not those of this backbone.
-        """
-        if not path or not path.startswith(IMAGENET):
-            return super().load(path, checkpointables)
-        self.logger.info(f"Loading ImageNet weights {path}")
-        checkpoint = {"model": load_imagenet_backbone(self.model, path.removeprefix(IMAGENET))}
-        self._log_incompatible_keys(self._load_model(checkpoint))
-        return checkpoint
+    def _load_model(self, checkpoint: Any):
+        result = super()._load_model(checkpoint)
+        if self._must_fit and (differences := describe_misfit(result)):
+            raise CheckpointError(
+                f"cannot resume in {self.save_dir}: its last checkpoint is of another network than "
+                f"the config describes: {differences}. {_ELSEWHERE}"
+            )
+        return result
 
     def _newest_first(self) -> list[str]:
         last = self.get_checkpoint_file()
@@ -138,6 +180,20 @@ class SafeCheckpointer(DetectionCheckpointer):
         if is_torchvision_resnet(loaded):
             return {"model": rename_torchvision_resnet(loaded)}
         return {"model": loaded}
+
+
+def describe_misfit(result: Any) -> str:
+    """What of a network its weights leave as it was; empty if nothing.
+
+    Args:
+        result: what ``Checkpointer._load_model`` returned.
+    """
+    wrong = [f"{name} is {file}, expected {net}" for name, file, net in result.incorrect_shapes]
+    # a shape that does not fit is listed as missing, too
+    missing = set(result.missing_keys) - {name for name, _, _ in result.incorrect_shapes}
+    wrong += [f"{name} is missing" for name in sorted(missing)]
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return "; ".join(wrong[:3]) + more
 
 
 def _is_best(file: str) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.classes import PanopticClasses
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
 from .classes_json import classes_from_json, classes_to_json
 from .plain import read_text
 from .published import read_model_info
 
-__all__ = ["Checkpoint", "find_checkpoint", "save_classes"]
+__all__ = ["Checkpoint", "check_same_classes", "find_checkpoint", "save_classes"]
 
 _CONFIG = "config.yaml"  # Detectron2's default_setup writes it into OUTPUT_DIR
 _CLASSES = "classes.json"
@@ -60,6 +60,31 @@ def save_classes(folder: str | os.PathLike, classes: PanopticClasses) -> None:
     """Write the classes beside the checkpoints, so that these can be used without the data set."""
     content = classes_to_json(classes).encode()
     write_atomically(Path(folder) / _CLASSES, lambda f: f.write(content))
+
+
+def check_same_classes(folder: str | os.PathLike, classes: PanopticClasses) -> None:
+    """Check that what was trained in a folder can go on with the classes of the data.
+
+    Raises:
+        CheckpointError: if ``classes.json`` there has others, or in another order.
+    """
+    before = _read_classes(Path(folder) / _CLASSES)
+    kinds = ("thing_classes", "stuff_classes")
+    if before is None or all(getattr(before, k) == getattr(classes, k) for k in kinds):
+        return
+    names = [*before.thing_classes, *before.stuff_classes[1:]]
+    others = [*classes.thing_classes, *classes.stuff_classes[1:]]
+    raise CheckpointError(
+        f"cannot resume in {folder}: its checkpoints know {_counts(before)} ({', '.join(names)}), "
+        f"the data has {_counts(classes)} ({', '.join(others)}). Train in another OUTPUT_DIR; with "
+        "the checkpoint as MODEL.WEIGHTS all that fits is kept. If classes only changed their "
+        f"names, delete {Path(folder) / _CLASSES}"
+    )
+
+
+def _counts(classes: PanopticClasses) -> str:
+    things, stuff = classes.num_things, classes.num_semantic - 1
+    return f"{things + stuff} classes, {things} of things and {stuff} of stuff"
 
 
 def _weights_in(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import CheckpointError
-from .checkpointer import SafeCheckpointer
+from .checkpointer import SafeCheckpointer, describe_misfit
 
 __all__ = ["load_weights"]
 
@@ -18,15 +18,9 @@ class _CompleteCheckpointer(SafeCheckpointer):
 
     def _load_model(self, checkpoint: Any):
         result = super()._load_model(checkpoint)
-        wrong = [f"{name} is {file}, expected {net}" for name, file, net in result.incorrect_shapes]
-        # a shape that does not fit is listed as missing, too
-        missing = set(result.missing_keys) - {name for name, _, _ in result.incorrect_shapes}
-        wrong += [f"{name} is missing" for name in sorted(missing)]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        if differences := describe_misfit(result):
             raise CheckpointError(
-                "the weights do not belong to the network that the config describes: "
-                f"{'; '.join(wrong[:3])}{more}"
+                f"the weights do not belong to the network that the config describes: {differences}"
             )
         return result
 
@@ -43,8 +37,5 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, trust_weights: bo
         CheckpointError: if the file is missing, damaged, holds anything but tensors, arrays and
             plain containers, or does not fit the model.
     """
-    path = os.fspath(path)
     checkpointer = _CompleteCheckpointer(model, trust_weights=trust_weights)
-    if "://" not in path and not os.path.isfile(path):
-        raise CheckpointError(f"weights {path} do not exist (MODEL.WEIGHTS)")
-    checkpointer.load(path, checkpointables=[])
+    checkpointer.load(os.fspath(path), checkpointables=[])

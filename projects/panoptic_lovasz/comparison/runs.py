@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from ..config import set_options
+from ..config import check_config, set_options
 from ..errors import ConfigError
 from ..files import write_atomically
 from .train import RESULT_FILE
@@ -65,6 +65,7 @@ def plan_runs(
             }
             where = f"loss '{name}' ({', '.join(changes)})"
             set_options(own, [x for pair in values.items() for x in pair], where)
+            check_config(own)
             runs.append(Run(name, seed, folder, own))
     return runs
 

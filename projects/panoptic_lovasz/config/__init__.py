@@ -1,12 +1,15 @@
 """Configuration: the keys that the project adds, and reading configs."""
 
 from .. import modeling  # noqa: F401  # registers what the config's names stand for
+from .checking import check_config, check_device
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 from .loading import load_config, load_found_config, set_options, shareable
 
 __all__ = [
     "add_panoptic_lovasz_config",
+    "check_config",
+    "check_device",
     "flatten",
     "load_config",
     "load_found_config",

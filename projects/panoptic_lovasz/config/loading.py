@@ -19,7 +19,7 @@ from ..checkpoint.published import read_found_config
 from ..data.register import register_from_config, set_class_counts
 from ..errors import ConfigError
 from ..modeling.backbones import set_timm_input
-from .checking import check_proposals
+from .checking import check_config
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 from .found import take_allowed
@@ -27,6 +27,12 @@ from .found import take_allowed
 __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
 
 logger = logging.getLogger(__name__)
+
+_TYPE_MISMATCH = re.compile(  # yacs's message
+    r"Type mismatch \(<class '(.*)'> vs\. <class '(.*)'>\) with values \((.*) vs\. (.*)\) "
+    r"for config key: (\S+)",
+    re.DOTALL,
+)
 
 
 def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
@@ -46,8 +52,8 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
         The config, not frozen.
 
     Raises:
-        ConfigError: for a missing file, an unknown key, a value of a wrong type, or class counts
-            that contradict the data.
+        ConfigError: for a missing file, an unknown key, a value that cannot be used, or class
+            counts that contradict the data.
         DatasetError: if a data set is needed to know the class counts and is not there.
     """
     config_file = os.fspath(config_file)
@@ -121,7 +127,7 @@ def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> 
     levels = [*levels, opts[::2]]
     set_class_counts(cfg, _given(levels, "DATASETS.TRAIN"))
     set_timm_input(cfg, _given(levels, "MODEL.BACKBONE.NAME", "MODEL.TIMM.NAME"))
-    check_proposals(cfg)
+    check_config(cfg)
     return cfg
 
 
@@ -167,10 +173,14 @@ def _keys_by_file(config_file: str) -> list[list[str]]:
 
 
 def _message(error: Exception, cfg: CN) -> str:
-    """What an error says, with the known key that is most like an unknown one."""
+    """What an error says in one line, with the known key that is most like an unknown one."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
         similar = difflib.get_close_matches(unknown[1], flatten(cfg), n=1)
         text += f"; did you mean {similar[0]}?" if similar else ""
-    return text
+    mismatch = _TYPE_MISMATCH.fullmatch(text)
+    if mismatch:
+        expected, found, default, value, key = mismatch.groups()
+        text = f"{key} is {value} of the type {found}, expected the type {expected}, as {default}"
+    return " ".join(text.split())

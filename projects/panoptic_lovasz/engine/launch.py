@@ -14,6 +14,7 @@ from detectron2.engine import launch as launch_detectron2
 from detectron2.utils import comm
 
 from ..compat import create_local_process_group
+from ..errors import ConfigError
 
 __all__ = ["launch"]
 
@@ -24,7 +25,15 @@ def launch(main_func: Callable, args: argparse.Namespace) -> None:
     Under torchrun this process is one of the workers and joins their group (NCCL on GPUs, gloo
     on the CPU). On several machines without GPUs (``args.num_gpus`` 0) it is the only one of its
     machine. Otherwise Detectron2's ``launch`` starts ``args.num_gpus`` workers a machine.
+
+    Raises:
+        ConfigError: if there are fewer GPUs than processes that want one.
     """
+    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
+        raise ConfigError(
+            f"--num-gpus is {args.num_gpus}, but PyTorch sees {torch.cuda.device_count()} CUDA "
+            "devices here; --num-gpus 0 trains on the CPU"
+        )
     if dist.is_torchelastic_launched():
         use_gpu = args.num_gpus > 0 and torch.cuda.is_available()
         if use_gpu:

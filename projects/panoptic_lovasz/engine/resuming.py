@@ -1,13 +1,31 @@
-"""A hook that makes a run repeatable from any checkpoint."""
+"""Whether a run can be resumed, and a hook that makes it repeatable from any checkpoint."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
-__all__ = ["SeedEachIteration"]
+from ..checkpoint import check_same_classes
+from ..data.register import get_panoptic_classes
+
+__all__ = ["SeedEachIteration", "check_resumable"]
+
+
+def check_resumable(cfg: CfgNode) -> None:
+    """Check that what OUTPUT_DIR holds, if anything, was trained on the classes of the data.
+
+    Called before anything is written there.
+
+    Raises:
+        CheckpointError: if not; names the classes of both.
+    """
+    if Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file():
+        check_same_classes(cfg.OUTPUT_DIR, get_panoptic_classes(cfg.DATASETS.TRAIN))
 
 
 class SeedEachIteration(HookBase):

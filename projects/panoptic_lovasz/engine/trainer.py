@@ -18,16 +18,17 @@ from torch import nn
 
 from ..checkpoint import SafeCheckpointer
 from ..compat import ddp_on_any_device, reset_data_loader
-from ..config.checking import check_proposals
+from ..config.checking import check_config, check_device, check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..data.build import clear_loader_errors
 from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
+from ..modeling import clear_build_errors
 from .accumulating import run_accumulated_step
 from .early_stopping import EarlyEnd, EndOfTraining, build_early_stopping
 from .hooks import with_output_hooks
-from .resuming import SeedEachIteration
+from .resuming import SeedEachIteration, check_resumable
 from .stopping import LossWatch, StopTogether, interrupted_marker
 from .writers import ProgressPrinter
 
@@ -48,19 +49,27 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Raises:
-            ConfigError: if ``cfg`` asks for mixed precision without CUDA, or accumulates less than
-                a batch.
+            ConfigError: if ``cfg`` has a value that cannot be used, or asks for mixed precision
+                without CUDA.
         """
-        if cfg.SOLVER.ACCUMULATE_STEPS < 1:
-            raise ConfigError(
-                f"SOLVER.ACCUMULATE_STEPS is {cfg.SOLVER.ACCUMULATE_STEPS}, expected at least 1"
-            )
+        check_config(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
             raise ConfigError(
                 "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
             )
         with ddp_on_any_device(cfg.MODEL.DEVICE):
             super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The network, as ``DefaultTrainer`` builds it.
+
+        Raises:
+            ConfigError: if ``cfg`` describes none, or MODEL.DEVICE is not there.
+        """
+        check_device(cfg)
+        with clear_build_errors(cfg):
+            return super().build_model(cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -145,6 +154,8 @@ class Trainer(DefaultTrainer):
         if marker.is_file() and not resume:
             logger.info(f"Resuming the run that was stopped in {self.cfg.OUTPUT_DIR}.")
             resume = True
+        if resume:
+            check_resumable(self.cfg)
         super().resume_or_load(resume)
         comm.synchronize()
         if comm.is_main_process():

@@ -22,6 +22,7 @@ from ..config import load_config, load_found_config
 from ..data import PanopticClasses
 from ..errors import ConfigError, DatasetError
 from ..model_zoo import find_model
+from ..modeling import clear_build_errors
 from .images import as_rgb
 from .result import PanopticResult
 
@@ -84,7 +85,8 @@ class PanopticPredictor:
         self.batch_size = batch_size
         self.amp = amp
         self.array_order = array_order
-        self.model = build_model(self.cfg).eval()
+        with clear_build_errors(self.cfg):
+            self.model = build_model(self.cfg).eval()
         if cfg.MODEL.WEIGHTS:
             load_weights(self.model, cfg.MODEL.WEIGHTS, trust_weights=cfg.MODEL.TRUST_WEIGHTS)
         self._resize = T.ResizeShortestEdge(

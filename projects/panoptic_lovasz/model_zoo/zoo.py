@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoint import Checkpoint, SafeCheckpointer, find_checkpoint, load_weights
 from ..config import load_config, load_found_config
 from ..errors import CheckpointError, ConfigError
+from ..modeling import clear_build_errors
 from .index import ZOO_VARIABLE, fetch, read_index
 
 __all__ = ["find_model", "get", "get_checkpoint", "get_config", "list"]
@@ -47,7 +48,8 @@ def get(
     cfg = get_config(name, trained, zoo=zoo)
     if device or not torch.cuda.is_available():
         cfg.MODEL.DEVICE = device or "cpu"
-    model = build_model(cfg)
+    with clear_build_errors(cfg):
+        model = build_model(cfg)
     if trained:
         load_weights(model, cfg.MODEL.WEIGHTS)
     else:
