@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--config-file", metavar="FILE", help="config whose DATASETS.PANOPTIC has the name")
     add("--plot", metavar="PNG", type=Path, help="draw pixels and instances by class")
     add("--fix", action="store_true", help="write a repaired copy beside the original")
+    add("--follow-links", action="store_true", help="let links lead out of the two folders")
     add("--workers", type=cli.positive, metavar="N", help="threads (one a processor)")
     add("--all", action="store_true", help="print every fault, not the first 50")
     return parser
@@ -47,13 +48,18 @@ def _run(args: argparse.Namespace) -> int:
     from ..data.checking import check_coco_panoptic, repair_coco_panoptic
 
     json_file, images, panoptic = _locate(args)
-    report = check_coco_panoptic(json_file, images, panoptic, workers=args.workers)
+    links = args.follow_links
+    report = check_coco_panoptic(
+        json_file, images, panoptic, workers=args.workers, follow_links=links
+    )
     _print(report, None if args.all else 50)
     if args.plot:
         report.statistics.plot(args.plot)
         print(f"Plot: {args.plot}")
     if args.fix:
-        fixed_json, fixed_panoptic = repair_coco_panoptic(report, json_file, panoptic)
+        fixed_json, fixed_panoptic = repair_coco_panoptic(
+            report, json_file, panoptic, follow_links=links
+        )
         print(f"Repaired copy: {fixed_json}, with the PNGs in {fixed_panoptic}")
     return 1 if report.errors else 0
 

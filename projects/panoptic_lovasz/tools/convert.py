@@ -10,10 +10,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
 from . import cli
+
+# Published data sets, a folder in, a folder with all its splits out: description, and integers to
+# choose with their defaults. The function is convert_NAME of data/converters/NAME.py.
+RELEASES: dict[str, tuple[str, dict[str, int]]] = {
+    "camvid": ("CamVid as SegNet published it, 11 classes", {"min_instance_area": 20}),
+    "cityscapes": ("Cityscapes, from gtFine and leftImg8bit", {}),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,17 +39,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m panoptic_lovasz.tools.convert",
         description="Convert a data set to the COCO panoptic format: a JSON and id PNGs.",
     )
-    layouts = parser.add_subparsers(required=True, metavar="LAYOUT")
-    camvid = _add_release(layouts, "camvid", _camvid, "CamVid as SegNet published it, 11 classes")
-    camvid.add_argument(
-        "--min-instance-area", type=int, default=20, metavar="PIXELS", help="(%(default)s)"
-    )
-    _add_release(layouts, "cityscapes", _cityscapes, "Cityscapes, from gtFine and leftImg8bit")
+    layouts = parser.add_subparsers(required=True, metavar="LAYOUT", dest="layout")
+    for name, (text, options) in RELEASES.items():
+        release = _add_layout(layouts, name, _release, text)
+        release.add_argument("--input", required=True, metavar="FOLDER", help="unpacked release")
+        release.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
+        _add_follow_links(release)
+        for option, default in options.items():
+            flag = f"--{option.replace('_', '-')}"
+            release.add_argument(flag, type=int, default=default, metavar="N", help="(%(default)s)")
     labels = _add_folders(layouts, "labels", _labels, "a semantic and an instance PNG per image")
     labels.add_argument("--semantic", required=True, metavar="FOLDER", help="PNGs of category ids")
     labels.add_argument("--instances", required=True, metavar="FOLDER", help="PNGs of numbers")
     labels.add_argument("--categories", required=True, metavar="JSON", help="id, name, isthing")
     labels.add_argument("--void", type=int, nargs="*", default=[255], help="labels (%(default)s)")
+    _add_follow_links(labels)
     coco = _add_folders(layouts, "coco", _coco, "COCO instances, with stuff as polygons or PNGs")
     coco.add_argument("--instances-json", required=True, metavar="JSON", help="polygons or RLE")
     coco.add_argument(
@@ -53,48 +65,38 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_release(layouts, name: str, convert, text: str) -> argparse.ArgumentParser:
-    """A published data set: a folder in, a folder with all its splits out."""
-    parser = layouts.add_parser(name, help=text)
-    parser.add_argument("--input", required=True, metavar="FOLDER", help="the unpacked release")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
-    parser.set_defaults(convert=convert)
-    return parser
-
-
 def _add_folders(layouts, name: str, convert, text: str) -> argparse.ArgumentParser:
     """Folders of one split in, a JSON and a folder out."""
-    parser = layouts.add_parser(name, help=text)
+    parser = _add_layout(layouts, name, convert, text)
     parser.add_argument("--images", required=True, metavar="FOLDER")
     parser.add_argument("--json", required=True, metavar="FILE", help="panoptic JSON to write")
     parser.add_argument("--panoptic", required=True, metavar="FOLDER", help="id PNGs to write")
+    return parser
+
+
+def _add_layout(layouts, name: str, convert, text: str) -> argparse.ArgumentParser:
+    parser = layouts.add_parser(name, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
     parser.set_defaults(convert=convert)
     return parser
 
 
-def _camvid(args: argparse.Namespace) -> dict[str, int]:
-    from ..data.converters.camvid import convert_camvid
+def _add_follow_links(parser: argparse.ArgumentParser) -> None:
+    text = "let symbolic links lead out of the folders"
+    parser.add_argument("--follow-links", action="store_true", help=text)
 
-    counts = convert_camvid(
+
+def _release(args: argparse.Namespace) -> dict[str, int]:
+    name = args.layout
+    module = importlib.import_module(f"..data.converters.{name}", __package__)
+    counts = getattr(module, f"convert_{name}")(
         args.input,
         args.output,
-        min_instance_area=args.min_instance_area,
         overwrite=args.overwrite,
+        follow_links=args.follow_links,
+        **{option: getattr(args, option) for option in RELEASES[name][1]},
     )
-    return _by_file(args.output, counts)
-
-
-def _cityscapes(args: argparse.Namespace) -> dict[str, int]:
-    from ..data.converters.cityscapes import convert_cityscapes
-
-    counts = convert_cityscapes(args.input, args.output, overwrite=args.overwrite)
-    return _by_file(args.output, counts)
-
-
-def _by_file(output: str, counts: dict[str, int]) -> dict[str, int]:
-    return {f"{output}/annotations/panoptic_{split}.json": n for split, n in counts.items()}
+    return {f"{args.output}/annotations/panoptic_{split}.json": n for split, n in counts.items()}
 
 
 def _labels(args: argparse.Namespace) -> dict[str, int]:
@@ -109,6 +111,7 @@ def _labels(args: argparse.Namespace) -> dict[str, int]:
         args.panoptic,
         void_labels=args.void,
         overwrite=args.overwrite,
+        follow_links=args.follow_links,
     )
     return {args.json: count}
 
