@@ -1,6 +1,6 @@
 """The errors that a user meets; those of bad input are ``ValueError`` for code that catches it."""
 
-__all__ = ["CheckpointError", "ConfigError", "DatasetError", "NonFiniteLossError"]
+__all__ = ["CheckpointError", "ConfigError", "DatasetError", "LabelError", "NonFiniteLossError"]
 
 
 class ConfigError(ValueError):
@@ -9,6 +9,10 @@ class ConfigError(ValueError):
 
 class DatasetError(ValueError):
     """Data that cannot be used as it is; the message names file, field and what was expected."""
+
+
+class LabelError(DatasetError):
+    """A semantic label that is not a class; the message names it and the classes that there are."""
 
 
 class CheckpointError(ConfigError):

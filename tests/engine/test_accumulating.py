@@ -36,7 +36,7 @@ class _Network(nn.Module):
 
 
 def _cross_entropy(**options):
-    return CrossEntropyLoss(scale_factor=1, ignore_index=255, fused=False, **options)
+    return CrossEntropyLoss(scale_factor=1, ignore_index=255, **options)
 
 
 def _images(count):
@@ -109,7 +109,7 @@ def test_a_step_without_any_label_changes_nothing():
 
 def test_the_jaccard_index_is_that_of_each_batch():
     images = _images(4)[1:3]
-    loss = CrossEntropyLovaszLoss(scale_factor=1, ce_weight=0.0, fused=False)
+    loss = CrossEntropyLovaszLoss(scale_factor=1, ce_weight=0.0)
     _, accumulated = _trained(_batches(images, 1), 2, loss=loss, steps=1)
     single = [_trained(_batches([image], 1), loss=loss, steps=1)[1] for image in images]
     assert accumulated == pytest.approx(sum(single) / 2)

@@ -6,6 +6,7 @@ from triton.compiler import ASTSource, compile
 from triton.runtime.jit import JITFunction
 
 from panoptic_lovasz.losses.kernels import triton_impl
+from panoptic_lovasz.losses.options import LossOptions
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
 TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8", torch.bool: "i1"}
@@ -45,11 +46,10 @@ def main():
         target = torch.zeros(batch, height * scale_factor, width * scale_factor, dtype=target_dtype)
         active = torch.ones(batch, num_classes, dtype=torch.bool)
         class_weights = None if scale_factor == 4 else torch.ones(num_classes)
-        options = {"scale_factor": scale_factor, "ignore_index": 255}
-        options["class_weights"] = class_weights
-        counters, _, saved = triton_impl.count(logits, target, active, num_bins=1024, **options)
-        coefficients = torch.ones(2)
-        triton_impl.weigh(logits, target, saved, active, counters.float(), *coefficients, **options)
+        options = LossOptions(scale_factor=scale_factor, class_weights=class_weights)
+        counters, _, saved = triton_impl.count(logits, target, active, options)
+        factors = torch.ones(2)
+        triton_impl.weigh(logits, target, saved, active, counters.float(), *factors, options)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,12 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from panoptic_lovasz.losses import CrossEntropyLovaszLoss, cross_entropy_lovasz, lovasz_softmax
+from panoptic_lovasz.losses import (
+    CrossEntropyLovaszLoss,
+    cross_entropy_lovasz,
+    cross_entropy_region,
+    lovasz_softmax,
+)
 
 NUM_IMAGES = 8
 
@@ -41,6 +46,9 @@ def cases(group):
     def fused(**options):
         return lambda x, y: sum(cross_entropy_lovasz(x, y, process_group=group, **options))
 
+    def region(**options):
+        return lambda x, y: sum(cross_entropy_region(x, y, process_group=group, **options))
+
     def module(**options):
         loss = CrossEntropyLovaszLoss(global_batch=group is not None, **options)
         return lambda x, y: sum(loss(x, y).values())
@@ -62,8 +70,10 @@ def cases(group):
         "cross-entropy": fused(lovasz_weight=0.0),
         "lovasz": fused(ce_weight=0.0),
         "module": module(),
-        "module upsampled": module(fused=False),
-        "module weights": module(fused=False, class_weights=weights),
+        "module weights": module(class_weights=weights),
+        "jaccard": region(region="jaccard"),
+        "dice image": region(region="dice", per_image=True),
+        "tversky weights": region(region="tversky", class_weights=weights, classes="all"),
         "lovasz_softmax": upsampled,
     }
 

@@ -36,16 +36,29 @@ def lovasz_extension(errors: Tensor, foreground: Tensor) -> Tensor:
     return (errors * torch.tensor(weights, dtype=torch.float64)).sum()
 
 
-def lovasz_softmax(
+def tversky(errors: Tensor, foreground: Tensor, alpha: float, beta: float) -> Tensor:
+    """Soft Tversky loss of one class; with alpha = beta = 1 the soft Jaccard, with 1/2 Dice."""
+    true = (1 - errors[foreground]).sum()
+    missed, wrong = errors[foreground].sum(), errors[~foreground].sum()
+    return 1 - true / (true + alpha * wrong + beta * missed)
+
+
+def lovasz_softmax(logits: Tensor, target: Tensor, **options) -> Tensor:
+    """Equations 11 and 12; logits (B, C, *spatial), target (B, *spatial)."""
+    return region(logits, target, lovasz_extension, **options)
+
+
+def region(
     logits: Tensor,
     target: Tensor,
+    loss_of_class,
     *,
     ignore_index: int = 255,
     classes="present",
     per_image: bool = False,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Equations 11 and 12; logits (B, C, *spatial), target (B, *spatial)."""
+    """Mean over groups and classes of `loss_of_class`, a function of errors and foreground."""
     num_images, num_classes = logits.shape[:2]
     images = list(range(num_images))
     groups = [[image] for image in images] if per_image else [images]
@@ -65,7 +78,7 @@ def lovasz_softmax(
         for c in chosen:
             weight = 1.0 if class_weights is None else class_weights[c].item()
             errors = torch.where(label == c, 1 - probabilities[c], probabilities[c])
-            loss = loss + weight * lovasz_extension(errors, label == c)
+            loss = loss + weight * loss_of_class(errors, label == c)
             total_weight += weight
         losses.append(loss / total_weight)
     return sum(losses) / len(losses) if losses else 0.0 * logits.double().sum()

@@ -1,5 +1,6 @@
 import math
 import sys
+from types import SimpleNamespace
 
 import oracle
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from panoptic_lovasz.losses import cross_entropy_lovasz, fused, lovasz_softmax
+from panoptic_lovasz.losses import cross_entropy_lovasz, fused, kernels, lovasz_softmax
 from panoptic_lovasz.losses.kernels import torch_impl
+from panoptic_lovasz.losses.options import LossOptions
 
 BINS = {"num_bins": 2**15}  # few pixels share a bin
 
@@ -310,14 +312,31 @@ def test_values_are_the_same_without_gradients():
         assert torch_loss(logits.detach().clone(), target)[0] == torch_loss(logits, target)[0]
 
 
-def test_auto_falls_back_to_plain_pytorch_where_the_compiled_package_is_absent(monkeypatch):
-    choose = fused._implementation.__wrapped__  # without its cache
+def test_auto_falls_back_to_plain_pytorch_where_there_are_no_compiled_kernels(monkeypatch):
+    monkeypatch.setattr(kernels, "compiled_kernels", lambda *_: None)
+    for device in ("cpu", "meta"):
+        assert kernels.choose("auto", torch.device(device)) is torch_impl
     monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.kernels.numba_impl", None)
-    assert choose("auto", "cpu") is torch_impl
-    assert choose("auto", "meta") is torch_impl
-    assert choose("torch", "cpu") is torch_impl
     with pytest.raises(ImportError, match="numba_impl"):
-        choose("numba", "cpu")
+        kernels.choose("numba", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("spoiled", ["count", "weigh"])
+def test_compiled_kernels_are_not_used_where_they_give_something_else(spoiled):
+    """A pass that is off by 1 % in one of its results, as a miscompiled one may be."""
+    cpu = torch.device("cpu")
+    assert kernels.agree(torch_impl, cpu)
+
+    def count(*arguments):
+        counters, sums, saved = torch_impl.count(*arguments)
+        return counters, sums * 1.01, saved
+
+    def weigh(*arguments):
+        return torch_impl.weigh(*arguments) * 1.05
+
+    wrong = {"count": torch_impl.count, "weigh": torch_impl.weigh}
+    wrong[spoiled] = {"count": count, "weigh": weigh}[spoiled]
+    assert not kernels.agree(SimpleNamespace(**wrong), cpu)
 
 
 def test_auto_takes_the_compiled_implementation_where_there_is_something_to_compute(monkeypatch):
@@ -328,8 +347,9 @@ def test_auto_takes_the_compiled_implementation_where_there_is_something_to_comp
         raise Taken
 
     compiled = pytest.importorskip("panoptic_lovasz.losses.kernels.numba_impl")
-    monkeypatch.setattr(compiled, "count", count)
     logits, target = make()
+    cross_entropy_lovasz(logits, target)  # the kernels are tried when they are used first
+    monkeypatch.setattr(compiled, "count", count)
     with pytest.raises(Taken):
         cross_entropy_lovasz(logits, target)
     cross_entropy_lovasz(logits[:0], target[:0])
@@ -347,16 +367,16 @@ def test_a_label_out_of_range_is_an_error_that_names_it(label):
 def test_passes_treat_labels_out_of_range_like_ignored_ones():
     """On CUDA they reach the passes before the host has seen them."""
     logits, target = make()
-    options = {"scale_factor": 4, "ignore_index": 255, "class_weights": None}
+    options = LossOptions(num_bins=64)
     active = torch.ones(1, 5, dtype=torch.bool)
     weights = torch.rand(1, 5, 2, 64)
     results = []
     for outside in ([255] * 4, [-7, -1, 5, 2**31 - 1]):
         bad = target.clone()
         bad[0, 3, 4:8] = torch.tensor(outside)
-        counters, sums, saved = torch_impl.count(logits, bad, active, num_bins=64, **options)
+        counters, sums, saved = torch_impl.count(logits, bad, active, options)
         one = torch.ones(())
-        grad = torch_impl.weigh(logits, bad, saved, active, weights, one, one, **options)
+        grad = torch_impl.weigh(logits, bad, saved, active, weights, one, one, options)
         results.append((counters, sums, grad))
     for ignored, outside in zip(*results, strict=True):
         assert torch.equal(ignored, outside)
@@ -364,10 +384,10 @@ def test_passes_treat_labels_out_of_range_like_ignored_ones():
 
 def test_sums_of_the_cross_entropy_are_float64(monkeypatch):
     monkeypatch.setattr(torch_impl, "STRIP_ELEMENTS", 1)
-    options = {"num_bins": 8, "scale_factor": 2, "ignore_index": 255}
     logits, target = torch.zeros(1, 3, 300, 5), torch.zeros(1, 600, 10, dtype=torch.long)
     weights, active = torch.full((3,), 0.1), torch.ones(1, 3, dtype=torch.bool)
-    _, sums, _ = torch_impl.count(logits, target, active, class_weights=weights, **options)
+    options = LossOptions(num_bins=8, scale_factor=2, class_weights=weights)
+    _, sums, _ = torch_impl.count(logits, target, active, options)
     nll, weight = torch.tensor(3.0).log() * weights[0], weights[0]
     assert sums.tolist() == pytest.approx([6000 * nll.item(), 6000 * weight.item()], rel=1e-12)
 
@@ -375,23 +395,16 @@ def test_sums_of_the_cross_entropy_are_float64(monkeypatch):
 def test_the_second_pass_returns_a_gradient_of_the_type_of_the_logits():
     logits, target = torch.zeros(1, 3, 2, 2).half(), torch.zeros(1, 2, 2, dtype=torch.long)
     active, one = torch.ones(1, 3, dtype=torch.bool), torch.ones(())
-    options = {"scale_factor": 1, "ignore_index": 255, "class_weights": None}
     weights = torch.rand(1, 3, 2, 8)
-    found = torch_impl.weigh(logits, target, None, active, weights, one, one, **options)
+    options = LossOptions(scale_factor=1, num_bins=8)
+    found = torch_impl.weigh(logits, target, None, active, weights, one, one, options)
     assert found.dtype == torch.float16 and found.shape == logits.shape
 
 
 def test_ignored_pixels_add_nothing_to_the_counters():
     logits, target = make(ignored=1.1)
-    counters, sums, _ = torch_impl.count(
-        logits,
-        target,
-        torch.ones(1, 5, dtype=torch.bool),
-        num_bins=64,
-        scale_factor=4,
-        ignore_index=255,
-        class_weights=None,
-    )
+    active = torch.ones(1, 5, dtype=torch.bool)
+    counters, sums, _ = torch_impl.count(logits, target, active, LossOptions())
     assert not counters.any() and not sums.any()
 
 

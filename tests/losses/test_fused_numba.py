@@ -13,6 +13,7 @@ from panoptic_lovasz.compiled import jit  # noqa: E402
 from panoptic_lovasz.losses.counters import RESIDUAL_BITS, RESIDUAL_TOTAL_BITS  # noqa: E402
 from panoptic_lovasz.losses.fused import cross_entropy_lovasz  # noqa: E402
 from panoptic_lovasz.losses.kernels import numba_impl, torch_impl  # noqa: E402
+from panoptic_lovasz.losses.options import LossOptions  # noqa: E402
 
 # B, C, h, w, s
 SHAPES = [
@@ -37,10 +38,8 @@ def make_batch(shape, ignored=0.1, scale=2.0, dtype=torch.float32):
 
 
 def count(module, logits, target, active, scale_factor, num_bins=64, **options):
-    options = {"ignore_index": 255, "class_weights": None, **options}
-    return module.count(
-        logits, target, active, scale_factor=scale_factor, num_bins=num_bins, **options
-    )
+    options = LossOptions(scale_factor=scale_factor, num_bins=num_bins, **options)
+    return module.count(logits, target, active, options)
 
 
 def loss_and_gradient(logits, target, impl, factors=(1.0, 1.0), **options):

@@ -22,6 +22,7 @@ pytest.importorskip("triton")
 from panoptic_lovasz.losses import cross_entropy_lovasz
 from panoptic_lovasz.losses.counters import unpack
 from panoptic_lovasz.losses.kernels import torch_impl, triton_impl
+from panoptic_lovasz.losses.options import LossOptions
 
 # What numpy says in the interpreter of values that are not finite, or very small.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -58,10 +59,10 @@ def make_batch(shape, ignored=0.1, scale=2.0, dtype=torch.float32):
 
 
 def both_passes(module, logits, target, active, weights, scale_factor, num_bins=64, **options):
-    options = {"scale_factor": scale_factor, "ignore_index": 255, "class_weights": None, **options}
-    counters, sums, saved = module.count(logits, target, active, num_bins=num_bins, **options)
+    options = LossOptions(scale_factor=scale_factor, num_bins=num_bins, **options)
+    counters, sums, saved = module.count(logits, target, active, options)
     coefficients = torch.tensor([0.3, 0.7], device=DEVICE)
-    gradient = module.weigh(logits, target, saved, active, weights, *coefficients, **options)
+    gradient = module.weigh(logits, target, saved, active, weights, *coefficients, options)
     return counters, sums, gradient
 
 

@@ -1,69 +1,64 @@
 import pytest
 import torch
 
+from panoptic_lovasz.errors import DatasetError, LabelError
 from panoptic_lovasz.losses import cross_entropy_lovasz, labels
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-class Copy:
-    """Stands for the event after an asynchronous copy from a CUDA device."""
+class ChecksLater(torch.autograd.Function):
+    """Identity whose backward pass has the labels checked, as the losses' has on a GPU."""
 
-    def __init__(self, finished):
-        self.finished = finished
+    @staticmethod
+    def forward(ctx, x, extremes, done):
+        ctx.extremes, ctx.done = extremes, done
+        return x.clone()
 
-    def query(self):
-        return self.finished
-
-    def synchronize(self):
-        self.finished = True
-
-
-@pytest.fixture
-def pending():
-    yield labels._pending
-    labels._pending.clear()
+    @staticmethod
+    def backward(ctx, gradient):
+        labels.check_labels_later(ctx.extremes, 54, 255)
+        ctx.done.append("check asked for")
+        return gradient, None, None
 
 
-def test_a_range_of_labels_is_looked_at_once_it_has_arrived(pending):
-    copy = Copy(finished=False)
-    pending.append((copy, torch.tensor([0, 77]), 54, 255))
-    labels.raise_pending()
-    copy.finished = True
-    with pytest.raises(ValueError, match=r"label 77 .* 0 to 53 .* 255"):
-        labels.raise_pending()
-    labels.raise_pending()  # reported once
+@pytest.mark.parametrize(("extremes", "wrong"), [([0, 77], 77), ([-1, 3], -1)])
+def test_a_bad_label_is_raised_by_its_own_backward_pass_once_all_of_that_is_under_way(
+    extremes, wrong
+):
+    done = []
+    x = torch.ones(2, requires_grad=True)
+    x.register_hook(lambda _: done.append("earlier layers"))
+    loss = ChecksLater.apply(x, torch.tensor(extremes), done).sum()
+    with pytest.raises(LabelError, match=rf"label {wrong} .* 0 to 53 .* 255"):
+        loss.backward()
+    assert done == ["check asked for", "earlier layers"]
+    loss = ChecksLater.apply(x, torch.tensor([0, 53]), done).sum()
+    loss.backward()  # the next batch has nothing to do with it
 
 
-def test_a_range_of_labels_can_be_waited_for(pending):
-    pending.append((Copy(finished=False), torch.tensor([0, 53]), 54, 255))
-    pending.append((Copy(finished=False), torch.tensor([-1, 3]), 54, 255))
-    with pytest.raises(ValueError, match=r"label -1 "):
-        labels.raise_pending(wait=True)
-    assert not pending
-
-
-@pytest.mark.parametrize("where", ["forward", "backward"])
-def test_forward_and_backward_report_what_has_arrived(pending, where):
-    logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
-    target = torch.zeros(1, 8, 8, dtype=torch.long)
-    if where == "backward":
-        losses = cross_entropy_lovasz(logits, target)
-    pending.append((Copy(finished=True), torch.tensor([0, 9]), 3, 255))
-    with pytest.raises(ValueError, match="label 9 "):
-        if where == "forward":
-            cross_entropy_lovasz(logits, target)
-        else:
-            sum(losses).backward()
+def test_a_label_error_is_one_of_the_data_and_a_value_error():
+    with pytest.raises(LabelError) as error:
+        cross_entropy_lovasz(torch.zeros(1, 3, 2, 2), torch.full((1, 8, 8), 9))
+    assert isinstance(error.value, DatasetError) and isinstance(error.value, ValueError)
 
 
 def test_labels_that_are_valid_pass():
+    def check(target, num_classes, ignore_index):
+        labels.check_labels(labels.label_range(target, ignore_index), num_classes, ignore_index)
+
     target = torch.tensor([[0, 1, 255, 2]])
-    labels.check_labels(target, 3, 255)
-    labels.check_labels(target.to(torch.uint8), 3, 255)
-    labels.check_labels(target - 1, 256, -1)
-    labels.check_labels(target[:0], 3, 255)
-    labels.check_labels(torch.tensor([0, 255]), 1, 255)
+    check(target, 3, 255)
+    check(target.to(torch.uint8), 3, 255)
+    check(target - 1, 256, -1)
+    check(target[:0], 3, 255)
+    check(torch.tensor([0, 255]), 1, 255)
+
+
+def test_balancing_weights_make_every_class_that_occurs_weigh_the_same():
+    target = torch.tensor([[0, 0, 2, 255], [2, 2, 2, -4]])
+    assert labels.balancing_weights(target, 4, 255).tolist() == [0.5, 0, 0.25, 0]
+    assert labels.balancing_weights(target, 4, 2).tolist() == [0.5, 0, 0, 0]
 
 
 def test_present_classes_leave_out_ignored_labels_and_those_out_of_range():
@@ -112,12 +107,12 @@ def test_on_cuda_a_label_out_of_range_is_reported_without_harm_to_the_device(lab
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True, device="cuda")
     target = torch.zeros(1, 8, 8, dtype=torch.long, device="cuda")
     target[0, 0, 0] = label
-    with pytest.raises(ValueError, match=f"label {label} "):
-        losses = cross_entropy_lovasz(logits, target)
-        sum(losses).backward()
-        labels.raise_pending(wait=True)
+    with pytest.raises(LabelError, match=f"label {label} "):
+        sum(cross_entropy_lovasz(logits, target)).backward()
+    with torch.no_grad(), pytest.raises(LabelError, match=f"label {label} "):
+        cross_entropy_lovasz(logits, target)
     target[0, 0, 0] = 255
     expected = cross_entropy_lovasz(logits.cpu(), target.cpu())
     found = cross_entropy_lovasz(logits, target)
-    labels.raise_pending(wait=True)
+    sum(found).backward()
     assert [x.item() for x in found] == pytest.approx([x.item() for x in expected])

@@ -83,6 +83,45 @@ def test_any_number_of_spatial_dimensions_will_do(method, spatial):
 
 
 @METHODS
+@pytest.mark.parametrize("num_points", [1, 40, 1024, 2500])
+def test_points_are_the_pixels_of_one_image(method, num_points):
+    logits, target = make((1, 4, num_points), ignored=0.1)
+    points = logits[0].t().detach().requires_grad_()
+    value, gradient = value_and_gradient(
+        lovasz_softmax, points, target[0].to(torch.uint8), method=method
+    )
+    expected, expected_gradient = value_and_gradient(lovasz_softmax, logits, target, method=method)
+    assert value == pytest.approx(expected, abs=1e-7)
+    assert gradient.shape == (num_points, 4)
+    assert relative(gradient, expected_gradient[0].t()) < 1e-5
+
+
+@pytest.mark.parametrize("ignore_index", [255, -1])
+def test_the_fused_loss_takes_points_and_does_not_upsample_them(ignore_index):
+    logits, target = make((1, 4, 1500))
+    target[target == 255] = ignore_index
+    points = logits[0].t().detach().requires_grad_()
+    options = {"ignore_index": ignore_index, **BINS}
+    ce, lovasz = fused.cross_entropy_lovasz(points, target[0], **options)
+    expected = oracle.cross_entropy_lovasz(
+        logits[:, :, None], target[:, None], scale_factor=1, ignore_index=ignore_index
+    )
+    assert [ce.item(), lovasz.item()] == pytest.approx([x.item() for x in expected], abs=VALUE)
+    (gradient,) = torch.autograd.grad(ce + lovasz, points)
+    (expected,) = torch.autograd.grad(sum(expected), logits)
+    assert relative(gradient.double(), expected[0].t().double()) < GRADIENT
+
+
+@pytest.mark.parametrize("function", [lovasz_softmax, fused.cross_entropy_lovasz])
+def test_points_without_a_label_each_are_an_error(function):
+    with pytest.raises(ValueError, match=r"\(7,\).*\(7, 3\).*not \(6,\)"):
+        function(torch.zeros(7, 3), torch.zeros(6, dtype=torch.long))
+    empty = torch.zeros(0, 3, requires_grad=True)
+    loss = lovasz_softmax(empty, torch.zeros(0, dtype=torch.long))
+    assert loss.item() == 0 and torch.autograd.grad(loss, empty)[0].shape == (0, 3)
+
+
+@METHODS
 @pytest.mark.parametrize("num_classes", [2, 3, 21])
 @pytest.mark.parametrize("per_image", [False, True])
 def test_a_perfect_prediction_costs_0_and_a_wholly_wrong_one_1(method, num_classes, per_image):
@@ -383,7 +422,7 @@ def test_shapes_types_and_methods_are_checked():
     logits, target = make()
     with pytest.raises(ValueError, match=r"\(2, 9, 7\).*\(2, 9, 6\)"):
         lovasz_softmax(logits, target[..., :-1])
-    with pytest.raises(ValueError, match=r"B, C, \*spatial"):
+    with pytest.raises(ValueError, match=r"one label for each row|\(5,\)"):
         lovasz_softmax(logits[0, :, 0], target[0, 0])
     with pytest.raises(ValueError, match=r"B, C, \*spatial"):
         lovasz_softmax(logits[:, :0], target)

@@ -8,11 +8,13 @@ from panoptic_lovasz.config import add_panoptic_lovasz_config
 from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.losses import (
     SEM_SEG_LOSS_REGISTRY,
+    BalancedCrossEntropyLoss,
+    CrossEntropyDiceLoss,
     CrossEntropyLoss,
     CrossEntropyLovaszLoss,
-    LovaszSoftmaxLoss,
     build_sem_seg_loss,
     cross_entropy_lovasz,
+    cross_entropy_region,
     fused,
     lovasz_softmax,
 )
@@ -53,50 +55,73 @@ def test_the_default_is_cross_entropy_plus_lovasz_softmax_from_low_resolution_lo
 
 
 @pytest.mark.parametrize(
-    ("name", "cls", "keys"),
+    ("name", "terms"),
     [
-        (
-            "CrossEntropyLovaszLoss",
-            CrossEntropyLovaszLoss,
-            ["loss_sem_seg_ce", "loss_sem_seg_lovasz"],
-        ),
-        ("LovaszSoftmaxLoss", LovaszSoftmaxLoss, ["loss_sem_seg_lovasz"]),
-        ("CrossEntropyLoss", CrossEntropyLoss, ["loss_sem_seg_ce"]),
+        ("CrossEntropyLovaszLoss", ["ce", "lovasz"]),
+        ("LovaszSoftmaxLoss", ["lovasz"]),
+        ("CrossEntropyLoss", ["ce"]),
+        ("CrossEntropyJaccardLoss", ["ce", "jaccard"]),
+        ("CrossEntropyDiceLoss", ["ce", "dice"]),
+        ("CrossEntropyTverskyLoss", ["ce", "tversky"]),
     ],
 )
-@pytest.mark.parametrize("fused_", [True, False])
-def test_each_loss_returns_its_own_terms(name, cls, keys, fused_):
-    loss = build_sem_seg_loss(config(NAME=name, FUSED=fused_))
+def test_each_loss_returns_its_own_terms(name, terms):
+    loss = build_sem_seg_loss(config(NAME=name))
     logits, target = make()
     losses = loss(logits, target)
-    ce, lovasz = cross_entropy_lovasz(logits, target)
-    expected = {"loss_sem_seg_ce": ce.item(), "loss_sem_seg_lovasz": lovasz.item()}
-    assert type(loss) is cls
-    assert list(losses) == keys
-    for key in keys:
-        assert losses[key].item() == pytest.approx(expected[key], abs=1e-6)
+    assert type(loss).__name__ == name
+    region = "lovasz" if terms[-1] == "ce" else terms[-1]
+    values = cross_entropy_region(logits, target, region=region)
+    expected = dict(zip(("ce", region), values, strict=True))
+    assert losses == {f"loss_sem_seg_{term}": expected[term] for term in terms}
     assert gradient(losses, logits).any()
 
 
 def test_cross_entropy_loss_is_that_of_detectron2():
     logits, target = make()
-    for fused_ in (True, False):
-        losses = CrossEntropyLoss(fused=fused_)(logits, target)
-        expected = F.cross_entropy(upsampled(logits), target, ignore_index=255)
-        assert losses["loss_sem_seg_ce"].item() == pytest.approx(expected.item(), abs=1e-6)
-        found = gradient(losses, logits)
-        assert torch.allclose(found, torch.autograd.grad(expected, logits)[0], atol=1e-7)
+    losses = CrossEntropyLoss()(logits, target)
+    expected = F.cross_entropy(upsampled(logits), target, ignore_index=255)
+    assert losses["loss_sem_seg_ce"].item() == pytest.approx(expected.item(), abs=1e-6)
+    found = gradient(losses, logits)
+    assert torch.allclose(found, torch.autograd.grad(expected, logits)[0], atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["binned", "exact"])
+@pytest.mark.parametrize("weights", [[], [0.5, 1.0, 2.0, 1.0, 1.0]])
+def test_the_balanced_cross_entropy_is_the_mean_over_classes_of_the_mean_over_their_pixels(weights):
+    logits, target = make()
+    target[:, :13][target[:, :13] == 3] = 255  # a rare class
+    losses = build_sem_seg_loss(config(NAME="BalancedCrossEntropyLoss", CLASS_WEIGHTS=weights))
+    log_p = upsampled(logits).log_softmax(1).transpose(0, 1)
+    means = torch.stack([-log_p[c][target == c].mean() for c in range(4)])
+    expected = torch.tensor(weights or [1.0] * 5)[:4] @ means / sum((weights or [1.0] * 5)[:4])
+    found = losses(logits, target)
+    assert found["loss_sem_seg_ce"].item() == pytest.approx(expected.item(), rel=1e-5)
+    expected_gradient = torch.autograd.grad(expected, logits)[0]
+    assert torch.allclose(gradient(found, logits), expected_gradient, atol=1e-7)
+
+
+def test_a_balanced_cross_entropy_without_labels_costs_0():
+    logits, target = make(ignored=1.1)
+    losses = build_sem_seg_loss(config(NAME="BalancedCrossEntropyLoss"))(logits, target)
+    assert losses["loss_sem_seg_ce"].item() == 0 and not gradient(losses, logits).any()
+
+
+def test_a_global_batch_is_balanced_over_all_processes(second_process):
+    """The other process has the same images, or images without labels: the same balance."""
+    logits, target = make()
+    expected = BalancedCrossEntropyLoss()(logits, target)
+    found = BalancedCrossEntropyLoss(global_batch=True)(logits, target)
+    assert found["loss_sem_seg_ce"].item() == pytest.approx(expected["loss_sem_seg_ce"].item())
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0], [1e-5, 2e-5, 1e-5, 1e-5, 0]])
 @pytest.mark.parametrize("per_image", [False, True])
-def test_the_fused_and_the_upsampled_way_agree(method, weights, per_image):
+def test_the_binned_and_the_exact_method_agree(weights, per_image):
     options = {"class_weights": weights, "per_image": per_image, "num_bins": 4096}
     logits, target = make()
     target[1, 2:5] = 4
     fast = CrossEntropyLovaszLoss(**options)(logits, target)
-    slow = CrossEntropyLovaszLoss(**options, method=method, fused=False)(logits, target)
+    slow = CrossEntropyLovaszLoss(**options, method="exact")(logits, target)
     assert list(fast) == list(slow)
     for key in fast:
         assert fast[key].item() == pytest.approx(slow[key].item(), abs=2e-6)
@@ -104,15 +129,15 @@ def test_the_fused_and_the_upsampled_way_agree(method, weights, per_image):
     assert (gradient(fast, logits) - expected).norm() < 2e-3 * expected.norm()
 
 
-def test_the_exact_method_sorts_whether_or_not_fused_is_set():
+def test_the_exact_method_sorts_the_upsampled_logits():
     logits, target = make()
     expected = lovasz_softmax(upsampled(logits), target, method="exact")
-    for fused_ in (True, False):
-        loss = build_sem_seg_loss(config(METHOD="exact", FUSED=fused_))
-        assert loss(logits, target)["loss_sem_seg_lovasz"] == expected
+    losses = build_sem_seg_loss(config(METHOD="exact"))(logits, target)
+    assert losses["loss_sem_seg_lovasz"] == expected
+    assert losses["loss_sem_seg_ce"] == cross_entropy_lovasz(logits, target)[0]
 
 
-@pytest.mark.parametrize("options", [{}, {"fused": False}, {"method": "exact"}])
+@pytest.mark.parametrize("options", [{}, {"method": "exact"}])
 @pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0, 1.0, 0.0]])
 def test_a_batch_without_labels_costs_0_and_has_zero_gradients(options, weights):
     logits, target = make(ignored=1.1)
@@ -121,35 +146,13 @@ def test_a_batch_without_labels_costs_0_and_has_zero_gradients(options, weights)
     assert not gradient(losses, logits).any()
 
 
-@pytest.mark.parametrize("ignore_index", [-100, 0])
-def test_the_ignored_label_may_be_negative_or_a_class_with_class_weights(ignore_index):
-    logits, target = make()
-    target[target == 255] = ignore_index
-    options = {"ignore_index": ignore_index, "class_weights": [0.5, 1.0, 2.0, 0.5, 1.0]}
-    fast = CrossEntropyLoss(**options)(logits, target)["loss_sem_seg_ce"]
-    slow = CrossEntropyLoss(**options, fused=False)(logits, target)["loss_sem_seg_ce"]
-    assert fast.item() == pytest.approx(slow.item())
-
-
-@pytest.mark.parametrize("options", [{}, {"fused": False}, {"method": "exact"}])
+@pytest.mark.parametrize("options", [{}, {"method": "exact"}])
 @pytest.mark.parametrize("label", [-1, 5, 256])
 def test_a_label_out_of_range_is_an_error_that_names_it(options, label):
     logits, target = make()
     target[0, 0, 0] = label
     with pytest.raises(ValueError, match=f"label {label} "):
         CrossEntropyLovaszLoss(**options)(logits, target)
-
-
-@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0]])
-@pytest.mark.parametrize("label", [-1, 5, 300])
-def test_unchecked_labels_out_of_range_count_as_ignored(weights, label, monkeypatch):
-    """As on CUDA, where the labels reach the computation before the host has seen them."""
-    monkeypatch.setattr(build_module, "check_labels", lambda *_: None)
-    logits, target = make()
-    loss = CrossEntropyLoss(fused=False, class_weights=weights)
-    expected = loss(logits, target)
-    target[target == 255] = label
-    assert loss(logits, target) == expected
 
 
 @pytest.mark.parametrize(
@@ -165,11 +168,11 @@ def test_unchecked_labels_out_of_range_count_as_ignored(weights, label, monkeypa
         (10, 4, 99, 1),
     ],
 )
-@pytest.mark.parametrize("fused_", [True, False])
+@pytest.mark.parametrize("method", ["binned", "exact"])
 def test_the_lovasz_term_joins_at_its_iteration_and_ramps_up(
-    start, ramp, iteration, factor, fused_
+    start, ramp, iteration, factor, method
 ):
-    cfg = config(LOVASZ_START_ITER=start, LOVASZ_RAMP_ITERS=ramp, LOVASZ_WEIGHT=2.0, FUSED=fused_)
+    cfg = config(LOVASZ_START_ITER=start, LOVASZ_RAMP_ITERS=ramp, LOVASZ_WEIGHT=2.0, METHOD=method)
     loss = build_sem_seg_loss(cfg)
     logits, target = make()
     full = loss(logits, target)  # outside of training the schedule does not apply
@@ -181,27 +184,32 @@ def test_the_lovasz_term_joins_at_its_iteration_and_ramps_up(
     assert gradient({"lovasz": losses["loss_sem_seg_lovasz"]}, logits).any() == (factor > 0)
 
 
-@pytest.mark.parametrize("fused_", [True, False])
-def test_cross_entropy_alone_does_not_compute_the_lovasz_term(monkeypatch, fused_):
-    monkeypatch.setattr(fused, "bin_weights", lambda *_: pytest.fail("computed"))
-    monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
-    CrossEntropyLoss(fused=fused_)(*make())
+METHOD = pytest.mark.parametrize("method", ["binned", "exact"])
 
 
-@pytest.mark.parametrize("fused_", [True, False])
-def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch, fused_):
-    monkeypatch.setattr(fused, "bin_weights", lambda *_: pytest.fail("computed"))
+@METHOD
+def test_cross_entropy_alone_does_not_compute_the_lovasz_term(monkeypatch, method):
+    monkeypatch.setattr(fused, "region_loss", lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
-    loss = CrossEntropyLovaszLoss(lovasz_start_iter=5, fused=fused_)
+    CrossEntropyLoss(method=method)(*make())
+
+
+@METHOD
+def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch, method):
+    monkeypatch.setattr(fused, "region_loss", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
+    loss = CrossEntropyLovaszLoss(lovasz_start_iter=5, method=method)
     logits, target = make()
     with EventStorage(4):
         assert loss(logits, target)["loss_sem_seg_lovasz"].item() == 0
 
 
-@pytest.mark.parametrize("fused_", [True, False])
-def test_every_key_of_the_config_reaches_the_loss(fused_):
+@pytest.mark.parametrize("region", ["Lovasz", "Tversky"])
+def test_every_key_of_the_config_reaches_the_loss(region):
     cfg = config(
-        FUSED=fused_,
+        NAME=f"CrossEntropy{region}Loss",
+        TVERSKY_ALPHA=0.1,
+        TVERSKY_BETA=0.8,
         CE_WEIGHT=0.5,
         LOVASZ_WEIGHT=2.0,
         CLASSES=[1, 3],
@@ -214,13 +222,16 @@ def test_every_key_of_the_config_reaches_the_loss(fused_):
     cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 3
     logits = torch.randn(2, 5, 4, 6)
     target = torch.randint(0, 5, (2, 8, 12))
-    expected = cross_entropy_lovasz(
+    expected = cross_entropy_region(
         logits,
         target,
+        region=region.lower(),
+        tversky_alpha=0.1,
+        tversky_beta=0.8,
         scale_factor=2,
         ignore_index=3,
         ce_weight=0.5,
-        lovasz_weight=2.0,
+        region_weight=2.0,
         classes=[1, 3],
         per_image=True,
         num_bins=64,
@@ -231,9 +242,22 @@ def test_every_key_of_the_config_reaches_the_loss(fused_):
     assert [x.item() for x in found] == pytest.approx([x.item() for x in expected], rel=1e-5)
 
 
-def test_the_implementation_is_checked_where_the_loss_is_computed():
-    with pytest.raises(ValueError, match="impl must be one of"):
-        CrossEntropyLovaszLoss(impl="cuda")(*make())
+@pytest.mark.parametrize(
+    ("cls", "options", "message"),
+    [
+        (CrossEntropyLovaszLoss, {"impl": "cuda"}, "impl must be one of"),
+        (CrossEntropyDiceLoss, {"method": "exact"}, 'method "exact" is for the Lovász loss'),
+    ],
+)
+def test_options_that_cannot_be_are_errors_when_a_loss_is_made(cls, options, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**options)
+
+
+def test_keys_beside_those_of_the_loss_are_for_losses_of_the_users_own():
+    cfg = config()
+    cfg.MODEL.SEM_SEG_HEAD.LOSS.FOCAL_GAMMA = 2.0
+    build_sem_seg_loss(cfg)
 
 
 def test_a_users_own_loss_is_built_from_its_name():
@@ -261,9 +285,9 @@ def test_a_users_own_loss_is_built_from_its_name():
 
 def test_class_weights_of_any_type_do_for_logits_of_float32():
     logits, target = make()
-    expected = CrossEntropyLovaszLoss(class_weights=[1.0, 2, 3, 4, 5], fused=False)(logits, target)
+    expected = CrossEntropyLovaszLoss(class_weights=[1.0, 2, 3, 4, 5])(logits, target)
     weights = torch.arange(1, 6, dtype=torch.float64)
-    found = CrossEntropyLovaszLoss(class_weights=weights, fused=False)(logits, target)
+    found = CrossEntropyLovaszLoss(class_weights=weights)(logits, target)
     assert found == expected
 
 
@@ -285,6 +309,8 @@ def test_losses_add_nothing_to_a_checkpoint_but_move_with_the_model():
         ("CLASSES", [1, 1], "0 to 4"),
         ("CLASSES", [], "0 to 4"),
         ("METHOD", "sorted", '"binned" or "exact"'),
+        ("TVERSKY_ALPHA", -0.5, "not below 0"),
+        ("TVERSKY_BETA", float("nan"), "not below 0"),
         ("NUM_BINS", 0, "positive"),
         ("IMPL", "cuda", "auto, torch, numba, triton"),
         ("CLASS_WEIGHTS", [1.0, 2.0], "5 classes"),
@@ -298,6 +324,11 @@ def test_a_value_that_cannot_be_is_a_config_error_that_names_key_and_value(key, 
     assert expected in str(error.value)
 
 
+def test_only_the_lovasz_loss_can_be_sorted():
+    with pytest.raises(ConfigError, match=r"METHOD is 'exact', .* not the dice loss"):
+        build_sem_seg_loss(config(NAME="CrossEntropyDiceLoss", METHOD="exact"))
+
+
 def test_a_global_batch_cannot_be_sorted():
     with pytest.raises(ConfigError, match=r'GLOBAL_BATCH .* "exact"'):
         build_sem_seg_loss(config(GLOBAL_BATCH=True, METHOD="exact"))
@@ -305,16 +336,14 @@ def test_a_global_batch_cannot_be_sorted():
 
 def test_a_global_batch_of_a_single_process_is_its_own_batch():
     logits, target = make()
-    for fused_ in (True, False):
-        alone = build_sem_seg_loss(config(GLOBAL_BATCH=True, FUSED=fused_))(logits, target)
-        assert alone == build_sem_seg_loss(config(FUSED=fused_))(logits, target)
+    alone = build_sem_seg_loss(config(GLOBAL_BATCH=True))(logits, target)
+    assert alone == build_sem_seg_loss(config())(logits, target)
 
 
-@pytest.mark.parametrize("fused_", [True, False])
 @pytest.mark.parametrize("weights", [None, [0.5, 1.0, 2.0, 0.0, 1.0]])
-def test_a_global_batch_has_the_gradients_of_all_processes(fused_, weights, second_process):
+def test_a_global_batch_has_the_gradients_of_all_processes(weights, second_process):
     logits, target = make()
-    options = {"fused": fused_, "class_weights": weights}
+    options = {"class_weights": weights}
     expected = sum(cross_entropy_lovasz(logits, target, class_weights=weights))
     (expected_gradient,) = torch.autograd.grad(expected, logits)
     for global_batch, factor in ((False, 1), (True, second_process[1])):
@@ -324,19 +353,15 @@ def test_a_global_batch_has_the_gradients_of_all_processes(fused_, weights, seco
 
 
 def test_the_defaults_of_the_loss_are_those_of_the_config():
-    loss = CrossEntropyLovaszLoss()
-    for key, value in CrossEntropyLovaszLoss.from_config(config()).items():
-        assert getattr(loss, key) == value
+    loss, configured = CrossEntropyLovaszLoss(), build_sem_seg_loss(config())
+    assert loss.options == configured.options
+    for name in ("lovasz_start_iter", "lovasz_ramp_iters", "method", "global_batch"):
+        assert getattr(loss, name) == getattr(configured, name)
 
 
-def test_the_fused_loss_never_upsamples_the_logits(monkeypatch):
-    monkeypatch.setattr(CrossEntropyLovaszLoss, "_from_full_resolution", None)  # cannot be called
+def test_the_binned_loss_never_upsamples_the_logits(monkeypatch):
+    monkeypatch.setattr(F, "interpolate", lambda *_, **__: pytest.fail("upsampled"))
     CrossEntropyLovaszLoss()(*make())
-
-
-def test_the_lovasz_loss_alone_does_not_compute_the_cross_entropy(monkeypatch):
-    monkeypatch.setattr(build_module, "_cross_entropy", lambda *_: pytest.fail("computed"))
-    LovaszSoftmaxLoss(fused=False)(*make())
 
 
 @pytest.mark.parametrize(
@@ -348,4 +373,4 @@ def test_the_lovasz_loss_alone_does_not_compute_the_cross_entropy(monkeypatch):
     ],
 )
 def test_a_value_at_the_border_of_its_range_will_do(key, value):
-    assert getattr(build_sem_seg_loss(config(**{key: value})), key.lower()) == value
+    assert getattr(build_sem_seg_loss(config(**{key: value})).options, key.lower()) == value

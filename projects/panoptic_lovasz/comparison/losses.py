@@ -11,6 +11,10 @@ _LOSS = "MODEL.SEM_SEG_HEAD.LOSS"
 # What each name changes in a config; a None stands for half of SOLVER.MAX_ITER.
 LOSSES: dict[str, dict[str, Any]] = {
     "ce": {f"{_LOSS}.NAME": "CrossEntropyLoss"},
+    "ce-balanced": {f"{_LOSS}.NAME": "BalancedCrossEntropyLoss"},
+    "ce+jaccard": {f"{_LOSS}.NAME": "CrossEntropyJaccardLoss"},
+    "ce+dice": {f"{_LOSS}.NAME": "CrossEntropyDiceLoss"},
+    "ce+tversky": {f"{_LOSS}.NAME": "CrossEntropyTverskyLoss"},
     "lovasz": {f"{_LOSS}.NAME": "LovaszSoftmaxLoss"},
     "ce+lovasz": {f"{_LOSS}.NAME": "CrossEntropyLovaszLoss"},
     "ce-then-lovasz": {

@@ -10,6 +10,7 @@ __all__ = ["add_panoptic_lovasz_config"]
 # load: the key is ignored, and one line says so.
 _REMOVED: tuple[str, ...] = (
     "OUTPUT.RESULTS_CSV",  # always written: the best metric, sharing and comparing read it
+    "MODEL.SEM_SEG_HEAD.LOSS.FUSED",  # the binned loss never upsamples the logits in memory
 )
 
 
@@ -75,8 +76,10 @@ def _add_data(cfg: CN) -> None:
 
 def _add_loss(cfg: CN) -> None:
     loss = cfg.MODEL.SEM_SEG_HEAD.LOSS = CN()
-    # A name in SEM_SEG_LOSS_REGISTRY: CrossEntropyLovaszLoss, LovaszSoftmaxLoss, CrossEntropyLoss
-    # or the name of a loss that you registered.
+    # A name in SEM_SEG_LOSS_REGISTRY: CrossEntropyLovaszLoss, LovaszSoftmaxLoss, CrossEntropyLoss,
+    # BalancedCrossEntropyLoss, CrossEntropyJaccardLoss, CrossEntropyDiceLoss,
+    # CrossEntropyTverskyLoss, or the name of a loss that you registered. The keys named LOVASZ_*
+    # are those of the region term, whichever it is.
     loss.NAME = "CrossEntropyLovaszLoss"
     # Weights of the two terms inside Ls. Ls as a whole is weighted by SEM_SEG_HEAD.LOSS_WEIGHT.
     loss.CE_WEIGHT = 1.0
@@ -90,16 +93,17 @@ def _add_loss(cfg: CN) -> None:
     loss.CLASSES = None
     # Average the Lovász term over images instead of taking the batch as one image.
     loss.PER_IMAGE = False
-    # "binned": linear time, within 1/NUM_BINS of the definition; "exact": sorts every class.
+    # "binned": linear time, within 1/NUM_BINS of the definition, from the head's low-resolution
+    # logits; "exact": sorts every class, of upsampled logits, for the Lovász loss only.
     loss.METHOD = "binned"
     loss.NUM_BINS = 1024
     # Jaccard index of the whole distributed batch instead of each process's own share of it.
     loss.GLOBAL_BATCH = False
     # Weight of each class, in both terms; an empty list weighs all alike.
     loss.CLASS_WEIGHTS = []
-    # Compute both terms from the head's low-resolution logits, without upsampling them in memory.
-    # Used with METHOD "binned"; False upsamples first, as Detectron2 does.
-    loss.FUSED = True
+    # Weights of false positives and of false negatives in CrossEntropyTverskyLoss.
+    loss.TVERSKY_ALPHA = 0.3
+    loss.TVERSKY_BETA = 0.7
     # Implementation of the fused loss: "auto", "torch", "numba" (CPU) or "triton" (CUDA).
     loss.IMPL = "auto"
 

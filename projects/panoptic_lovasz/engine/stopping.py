@@ -18,7 +18,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import NonFiniteLossError
+from ..errors import DatasetError, LabelError, NonFiniteLossError
 from ..files import write_atomically
 
 __all__ = ["LossWatch", "StopTogether", "interrupted_marker"]
@@ -65,11 +65,15 @@ class LossWatch:
 
         Raises:
             NonFiniteLossError: if there are no losses yet, because the network itself gave up.
+            DatasetError: a semantic label that is not a class; names the images.
         """
         self._batches.clear()
         self._losses.clear()
         try:
             yield
+        except LabelError as error:  # found in the backward pass, where only the batch is known
+            files = _file_names(self._batches[-1])
+            raise DatasetError(f"{error} (images of this batch: {files})") from error
         except FloatingPointError as error:
             # the other processes wait for gradients and cannot be asked
             if len(self._losses) < len(self._batches):
@@ -87,7 +91,7 @@ class LossWatch:
     def _describe_batch(
         self, iteration: int, batch: list[dict[str, Any]], losses: Any, terms: list[str]
     ) -> str:
-        files = ", ".join(str(item.get("file_name", "?")) for item in batch)
+        files = _file_names(batch)
         rank = comm.get_rank()
         text = f"iteration {iteration}, rank {rank}: {', '.join(terms)}; images {files}."
         if self._dump_dir is None:
@@ -97,6 +101,10 @@ class LossWatch:
         content = {"iteration": iteration, "batch": batch, "losses": losses}
         write_atomically(file, lambda f: torch.save(content, f))
         return f"{text} The batch is in {file}."
+
+
+def _file_names(batch: list[dict[str, Any]]) -> str:
+    return ", ".join(str(item.get("file_name", "?")) for item in batch)
 
 
 def _not_finite(losses: dict[str, Tensor] | None) -> list[str]:

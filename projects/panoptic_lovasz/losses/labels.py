@@ -2,85 +2,82 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import Variable
+
+from ..errors import LabelError
 
 __all__ = [
     "as_class_weights",
+    "balancing_weights",
     "check_labels",
+    "check_labels_later",
+    "check_type",
     "class_shares",
+    "label_range",
     "present_classes",
-    "raise_pending",
 ]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-# Label ranges on their way from a CUDA device: (copy finished, smallest and largest, C, ignored).
-_pending: deque[tuple[torch.cuda.Event, Tensor, int, int]] = deque()
-_pending_lock = threading.Lock()
 
-
-def check_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
-    """Raise a ValueError if a label is neither in [0, C) nor ``ignore_index``.
-
-    On the CPU at once. On CUDA waiting for the device would cost more than the check: the range
-    of the labels is copied to the host in the background and looked at by the next call of
-    :func:`raise_pending`, which each forward and backward pass makes. Until then the losses treat
-    such a label like ``ignore_index``.
-
-    Raises:
-        TypeError: ``target`` is not of an integer type.
-        ValueError: as above; the message names the label.
-    """
+def check_type(target: Tensor) -> None:
+    """Raise a TypeError if the labels are not of an integer type."""
     if target.dtype not in _INTEGERS:
         raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
-    raise_pending()
-    if target.numel() == 0 or _is_capturing():
-        return
-    extremes = torch.stack(torch.where(target == ignore_index, 0, target).aminmax())
-    if not target.is_cuda:
-        _check_range(extremes, num_classes, ignore_index)
-        return
-    on_host = torch.empty_like(extremes, device="cpu", pin_memory=True)
-    on_host.copy_(extremes, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record(torch.cuda.current_stream(target.device))
-    with _pending_lock:
-        _pending.append((copied, on_host, num_classes, ignore_index))
 
 
-def raise_pending(wait: bool = False) -> None:
-    """Raise the ValueError of earlier calls of :func:`check_labels` whose range has arrived.
+def label_range(target: Tensor, ignore_index: int) -> Tensor:
+    """Smallest and largest label, ignored ones taken as 0; (2,), on the device of ``target``."""
+    check_type(target)
+    if target.numel() == 0:
+        return target.new_zeros(2)
+    return torch.stack(torch.where(target == ignore_index, 0, target).aminmax())
+
+
+def check_labels(extremes: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Raise a LabelError if a label is neither in [0, C) nor ``ignore_index``.
+
+    Waits for the device, unless a CUDA graph is captured, which cannot report anything.
 
     Args:
-        wait: wait for those whose range has not.
+        extremes: see :func:`label_range`.
     """
-    while not _is_capturing():
-        with _pending_lock:
-            if not _pending or not (wait or _pending[0][0].query()):
-                return
-            copied, extremes, num_classes, ignore_index = _pending.popleft()
-        copied.synchronize()
-        _check_range(extremes, num_classes, ignore_index)
-
-
-def _is_capturing() -> bool:
-    """Whether a CUDA graph is being captured: it cannot report to the host."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
-def _check_range(extremes: Tensor, num_classes: int, ignore_index: int) -> None:
+    if extremes.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     for label in extremes.tolist():
         if not 0 <= label < num_classes:
-            raise ValueError(
+            raise LabelError(
                 f"label {label} in the semantic ground truth: expected 0 to {num_classes - 1} "
                 f"(the logits have {num_classes} channels), or ignore_index, which is "
                 f"{ignore_index}. Check the class ids of the data and the number of classes."
             )
+
+
+def check_labels_later(extremes: Tensor, num_classes: int, ignore_index: int) -> None:
+    """:func:`check_labels` at the end of the backward pass that calls this.
+
+    By then the device has all of the pass to do and the range has been copied behind the forward
+    pass: waiting for the copy keeps neither of them from work, and the error belongs to its batch.
+    """
+    if extremes.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    on_host = torch.empty_like(extremes, device="cpu", pin_memory=extremes.is_cuda)
+    on_host.copy_(extremes, non_blocking=True)
+    copied = torch.cuda.Event() if extremes.is_cuda else None
+    if copied is not None:
+        copied.record(torch.cuda.current_stream(extremes.device))
+
+    def check() -> None:
+        if copied is not None:
+            copied.synchronize()
+        check_labels(on_host, num_classes, ignore_index)
+
+    Variable._execution_engine.queue_callback(check)
 
 
 def present_classes(target: Tensor, num_classes: int, ignore_index: int, num_groups: int) -> Tensor:
@@ -97,6 +94,31 @@ def present_classes(target: Tensor, num_classes: int, ignore_index: int, num_gro
         column = torch.where(target == ignore_index, 0, column)
         present.scatter_(1, column.view(num_groups, -1), True)
     return present[:, 1:-1]
+
+
+def balancing_weights(
+    target: Tensor,
+    num_classes: int,
+    ignore_index: int,
+    process_group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    """Weights of the classes that make all of them that occur count alike in a mean over pixels.
+
+    Args:
+        target: any shape, integer.
+        process_group: count the pixels of all its processes.
+
+    Returns:
+        (C,) float32: 1 / number of pixels, 0 for a class that does not occur.
+    """
+    counts = torch.zeros(num_classes + 2, dtype=torch.int64, device=target.device)
+    column = target.flatten().long().clamp(-1, num_classes).add_(1)
+    column.masked_fill_(target.flatten() == ignore_index, 0)
+    counts = counts.scatter_add_(0, column, torch.ones_like(column))[1:-1]
+    if process_group is not None:
+        counts = counts.contiguous()
+        dist.all_reduce(counts, group=process_group)
+    return torch.where(counts > 0, 1 / counts.clamp(min=1), 0).float()
 
 
 def class_shares(

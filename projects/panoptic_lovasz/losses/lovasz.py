@@ -13,8 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .fused import cross_entropy_lovasz
-from .labels import as_class_weights, check_labels, class_shares, present_classes
+from .fused import fused_loss
+from .labels import (
+    as_class_weights,
+    check_labels,
+    check_labels_later,
+    class_shares,
+    label_range,
+    present_classes,
+)
+from .options import LossOptions
 
 __all__ = ["lovasz_hinge", "lovasz_softmax"]
 
@@ -42,16 +50,17 @@ def lovasz_softmax(
     everywhere, so the loss is 0.
 
     Args:
-        logits: (B, C, *spatial) of any floating dtype; one or more spatial dimensions.
+        logits: (B, C, *spatial) of any floating dtype; without spatial dimensions, (N, C), the
+            rows are points, which form one group.
         target: (B, *spatial) of any integer dtype: classes in [0, C), or ``ignore_index``.
         method: "binned" takes time linear in the pixels and differs from the definition by
             1 / ``num_bins`` at most; "exact" sorts the errors of every class.
         num_bins: number of bins per class, for the binned method.
-        process_group: as in :func:`.fused.cross_entropy_lovasz`; the binned method only, since
+        process_group: as in :class:`.options.LossOptions`; the binned method only, since
             counters can be added up over processes and sorted lists cannot.
 
     The other arguments, the errors raised and the behaviour for a batch without labels, for NaN,
-    for half precision and under autocast are those of :func:`.fused.cross_entropy_lovasz`.
+    for half precision and under autocast are those of :func:`.fused.cross_entropy_region`.
 
     Returns:
         0-dim float32.
@@ -63,10 +72,11 @@ def lovasz_softmax(
         return _exact(logits, target, ignore_index, classes, per_image, class_weights)
     if method != "binned":
         raise ValueError(f'method must be "binned" or "exact", not {method!r}')
-    num_images, num_classes, *height, width = logits.shape
-    _, loss = cross_entropy_lovasz(
-        logits.reshape(num_images, num_classes, math.prod(height), width),
-        target.reshape(num_images, math.prod(height), width),
+    if logits.dim() > 2:
+        num_images, num_classes, *height, width = logits.shape
+        logits = logits.reshape(num_images, num_classes, math.prod(height), width)
+        target = target.reshape(num_images, math.prod(height), width)
+    options = LossOptions(
         scale_factor=1,
         ignore_index=ignore_index,
         classes=classes,
@@ -75,7 +85,7 @@ def lovasz_softmax(
         class_weights=class_weights,
         process_group=process_group,
     )
-    return loss
+    return fused_loss(logits, target, options)[1]
 
 
 @torch.compiler.disable
@@ -110,7 +120,10 @@ def lovasz_hinge(
         )
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
-    check_labels(target, 2, ignore_index)
+    extremes = label_range(target, ignore_index)
+    later = logits.is_cuda and logits.requires_grad
+    if not later:
+        check_labels(extremes, 2, ignore_index)
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.flatten(1), target.flatten(1)
         if not per_image:
@@ -120,7 +133,10 @@ def lovasz_hinge(
         logits = _at_least_float32(logits.masked_fill(~valid, 0))
         errors = torch.where(foreground, 1 - logits, 1 + logits).relu()
         losses = _sorted_loss(errors, foreground, valid)
-        return (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
+        loss = (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
+    if later:
+        loss.register_hook(lambda _: check_labels_later(extremes, 2, ignore_index))
+    return loss
 
 
 def _exact(
@@ -132,9 +148,11 @@ def _exact(
     class_weights: Tensor | Sequence[float] | None,
 ) -> Tensor:
     """Lovász-Softmax by sorting the errors of all classes that take part, at once."""
+    if logits.dim() == 2:  # points: an image of one row
+        logits, target = logits.t()[None], target[None]
     num_images, num_classes = logits.shape[:2]
     num_groups = num_images if per_image else 1
-    check_labels(target, num_classes, ignore_index)
+    check_labels(label_range(target, ignore_index), num_classes, ignore_index)
     target = target.flatten(1)
     present = present_classes(target, num_classes, ignore_index, num_groups)
     class_weights = as_class_weights(class_weights, num_classes, logits.device)
@@ -187,8 +205,10 @@ def _at_least_float32(x: Tensor) -> Tensor:
 def _check_shapes(logits: Tensor, target: Tensor) -> None:
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating, not {logits.dtype}")
-    if logits.dim() < 3 or logits.shape[1] < 1:
-        raise ValueError(f"logits must be of shape (B, C, *spatial), not {tuple(logits.shape)}")
+    if logits.dim() < 2 or logits.shape[1] < 1:
+        raise ValueError(
+            f"logits must be of shape (B, C, *spatial) or (N, C), not {tuple(logits.shape)}"
+        )
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(target.shape) != expected:
         raise ValueError(

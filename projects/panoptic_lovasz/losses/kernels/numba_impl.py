@@ -1,4 +1,4 @@
-"""Cross-entropy and Lovász-Softmax from low-resolution logits: compiled for the CPU with numba.
+"""Cross-entropy and a region term from low-resolution logits: compiled for the CPU with numba.
 
 The image is cut into chunks of rows, whatever the number of threads, and chunks that add to the
 same row of the gradient run in a fixed order, so that the results are the same to the last bit
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...compiled import in_threads
+from ..options import LossOptions
 from .numba_rows import count_rows, weigh_rows
 
 __all__ = ["count", "weigh"]
@@ -32,11 +33,7 @@ def count(
     logits: Tensor,
     target: Tensor,
     active: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    num_bins: int,
-    class_weights: Tensor | None,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First pass, see :func:`.torch_impl.count`; keeps the log-sum-exp of every pixel.
 
@@ -46,9 +43,9 @@ def count(
     num_images, num_classes, height, width = logits.shape
     num_groups = len(active)
     images, labels, class_is_active = _pad(logits), target.long().numpy(), active.numpy()
-    ce_weights = _class_weights(class_weights, num_classes)
-    tile = _tile(num_classes * scale_factor, width)
-    counters = np.zeros((num_groups, num_classes, 2, num_bins), np.int64)
+    ce_weights = _class_weights(options.class_weights, num_classes)
+    tile = _tile(num_classes * options.scale_factor, width)
+    counters = np.zeros((num_groups, num_classes, 2, options.num_bins), np.int64)
     log_sum = np.empty(target.shape, np.float32)
     ce_sums = np.zeros((*target.shape[:2], 2))
     for group in range(num_groups):
@@ -65,7 +62,8 @@ def count(
             try:
                 count_rows(
                     images[image], labels[image], first, last, class_is_active[group], ce_weights,
-                    scale_factor, ignore_index, tile, own, log_sum[image], ce_sums[image],
+                    options.scale_factor, options.ignore_index, tile, own, log_sum[image],
+                    ce_sums[image],
                 )  # fmt: skip
             finally:  # without it an error here would leave other threads waiting
                 unused.put(own)
@@ -83,19 +81,16 @@ def weigh(
     active: Tensor,
     weights: Tensor,
     ce_coefficient: Tensor,
-    lovasz_coefficient: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    class_weights: Tensor | None,
+    region_coefficient: Tensor,
+    options: LossOptions,
 ) -> Tensor:
     """Second pass, see :func:`.torch_impl.weigh`."""
     num_images, num_classes, height, width = logits.shape
     num_groups = len(active)
     images, labels, class_is_active = _pad(logits), target.long().numpy(), active.numpy()
-    ce_weights = _class_weights(class_weights, num_classes) * ce_coefficient.numpy()
-    bin_weights, log_sum = (weights * lovasz_coefficient).numpy(), saved.numpy()
-    tile = _tile(num_classes * scale_factor, width)
+    ce_weights = _class_weights(options.class_weights, num_classes) * ce_coefficient.numpy()
+    bin_weights, log_sum = (weights * region_coefficient).numpy(), saved.numpy()
+    tile = _tile(num_classes * options.scale_factor, width)
     gradient = np.zeros_like(images)
 
     def work(chunk: Chunk) -> None:
@@ -103,7 +98,8 @@ def weigh(
         group = image % num_groups
         weigh_rows(
             images[image], labels[image], first, last, class_is_active[group], ce_weights,
-            scale_factor, ignore_index, tile, bin_weights[group], log_sum[image], gradient[image],
+            options.scale_factor, options.ignore_index, tile, bin_weights[group], log_sum[image],
+            gradient[image],
         )  # fmt: skip
 
     # A chunk adds to the row before it and to the row after it as well.

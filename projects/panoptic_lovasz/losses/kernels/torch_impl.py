@@ -1,4 +1,4 @@
-"""Cross-entropy and Lovász-Softmax from low-resolution logits, in plain PyTorch.
+"""Cross-entropy and a region term from low-resolution logits, in plain PyTorch.
 
 The image is worked through in strips of rows, so that upsampled logits exist for one strip at a
 time only. Runs on any device and is the yardstick for the compiled implementations. Each
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..counters import bin_errors
+from ..options import LossOptions
 
 __all__ = ["count", "weigh"]
 
@@ -26,13 +27,9 @@ def count(
     logits: Tensor,
     target: Tensor,
     active: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    num_bins: int,
-    class_weights: Tensor | None,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """First pass: counters of the Lovász loss and sums of the cross-entropy.
+    """First pass: counters of the region term and sums of the cross-entropy.
 
     Args:
         logits: (B, C, h, w), any floating dtype, contiguous.
@@ -40,10 +37,8 @@ def count(
             ``ignore_index`` or lies outside [0, C) do not count.
         active: (G, C) bool. G is 1 (the batch is one group) or B (each image is one). Counters
             of classes that are not active stay 0.
-        scale_factor: s, the factor of the bilinear upsampling (``align_corners=False``).
-        ignore_index: label of the pixels that do not count; may lie inside [0, C).
-        num_bins: K.
-        class_weights: (C,) float32, or None for all 1.
+        options: ``scale_factor``, ``ignore_index``, ``num_bins`` and ``class_weights`` are read;
+            the last is a (C,) float32 tensor or None.
 
     Returns:
         - counters (G, C, 2, K) int64: per group, class, background (0) or foreground (1) and bin
@@ -54,21 +49,21 @@ def count(
           per pixel, such as the log-sum-exp.
     """
     num_groups, num_classes = active.shape
-    shape = (num_groups, num_classes, 2, num_bins)
+    shape = (num_groups, num_classes, 2, options.num_bins)
     counters = torch.zeros(shape, dtype=torch.int64, device=logits.device)
     sums = torch.zeros(2, dtype=torch.float64, device=logits.device)
     classes = [row.nonzero().flatten() for row in active]
-    for strip in _strips(logits, scale_factor):
+    for strip in _strips(logits, options.scale_factor):
         group = strip.image % num_groups
-        upsampled = strip.upsample(logits[strip.image, :, strip.rows].float(), scale_factor)
-        label = strip.labels(target, num_classes, ignore_index)
+        upsampled = strip.upsample(logits[strip.image, :, strip.rows].float(), options.scale_factor)
+        label = strip.labels(target, num_classes, options.ignore_index)
         probabilities, log_sum, shifted = _softmax(upsampled)
-        weight = _pixel_weights(label, class_weights)
+        weight = _pixel_weights(label, options.class_weights)
         nll = log_sum - shifted.gather(0, label.clamp(min=0)[None])[0]
         sums[0] += torch.where(label >= 0, nll * weight, 0).sum(dtype=torch.float64)
         sums[1] += weight.sum(dtype=torch.float64)
         if len(classes[group]):
-            index, _, value = _bins(probabilities, label, classes[group], num_bins)
+            index, _, value = _bins(probabilities, label, classes[group], options.num_bins)
             value.masked_fill_(label < 0, 0)
             counters[group].view(-1).scatter_add_(0, index.view(-1), value.view(-1))
     return counters, sums, None
@@ -81,20 +76,17 @@ def weigh(
     active: Tensor,
     weights: Tensor,
     ce_coefficient: Tensor,
-    lovasz_coefficient: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    class_weights: Tensor | None,
+    region_coefficient: Tensor,
+    options: LossOptions,
 ) -> Tensor:
     """Second pass: gradient with respect to the low-resolution logits.
 
     Args:
         saved: the third result of :func:`count`.
-        weights: (G, C, 2, K) float32, derivative of the Lovász term with respect to the error of
+        weights: (G, C, 2, K) float32, derivative of the region term with respect to the error of
             a pixel in that bin. Only the rows of active classes are read.
         ce_coefficient: 0-dim float32 on the logits' device, factor of the cross-entropy sum.
-        lovasz_coefficient: the same, of the Lovász term.
+        region_coefficient: the same, of the region term.
 
     The other arguments are those of :func:`count`.
 
@@ -104,19 +96,19 @@ def weigh(
     num_groups, num_classes, _, num_bins = weights.shape
     gradient = torch.zeros(logits.shape, device=logits.device)
     classes = [row.nonzero().flatten() for row in active]
-    for strip in _strips(logits, scale_factor):
+    for strip in _strips(logits, options.scale_factor):
         group = strip.image % num_groups
         low = logits[strip.image, :, strip.rows].float().requires_grad_()
         with torch.enable_grad():
-            upsampled = strip.upsample(low, scale_factor)
-        label = strip.labels(target, num_classes, ignore_index)
+            upsampled = strip.upsample(low, options.scale_factor)
+        label = strip.labels(target, num_classes, options.ignore_index)
         p, _, _ = _softmax(upsampled.detach())
-        ce = ce_coefficient * _pixel_weights(label, class_weights)
+        ce = ce_coefficient * _pixel_weights(label, options.class_weights)
         strip_gradient = p * ce
         if len(classes[group]):
             index, foreground, _ = _bins(p, label, classes[group], num_bins)
             # dm/dp is -1 for foreground and 1 for background.
-            slope = weights[group].view(-1)[index] * lovasz_coefficient
+            slope = weights[group].view(-1)[index] * region_coefficient
             through_p = p[classes[group]] * torch.where(foreground, -slope, slope)
             strip_gradient.sub_(p * through_p.sum(0)).index_add_(0, classes[group], through_p)
         strip_gradient.scatter_add_(0, label.clamp(min=0)[None], -ce[None])

@@ -1,4 +1,4 @@
-"""Cross-entropy and Lovász-Softmax from low-resolution logits: Triton kernels for CUDA.
+"""Cross-entropy and a region term from low-resolution logits: Triton kernels for CUDA.
 
 The work is cut into *cells*, the squares between the centres of four neighbouring elements of the
 logits, half ones at the border included: (h + 1)(w + 1) per image, each with s x s places for
@@ -30,11 +30,7 @@ import torch
 import triton
 from torch import Tensor
 
-if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3):
-    raise ImportError(
-        f"the Triton kernels need Triton 3.3 or later (PyTorch 2.7), not {triton.__version__}"
-    )
-
+from ..options import LossOptions
 from .triton_count import count_kernel, softmax_kernel
 from .triton_weigh import gradient_kernel, mean_slope_kernel
 
@@ -59,36 +55,32 @@ def count(
     logits: Tensor,
     target: Tensor,
     active: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    num_bins: int,
-    class_weights: Tensor | None,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """First pass, see :func:`.torch_impl.count`. The third result is laid out by cells."""
     batch, num_classes, height, width = logits.shape
     num_groups = len(active)
-    rows, columns, steps = _thread_pixels(scale_factor)
+    rows, columns, steps = _thread_pixels(options.scale_factor)
     blocks = triton.cdiv((height + 1) * (width + 1), CELLS)
     lse = logits.new_empty((batch, blocks, steps, rows, columns, CELLS), dtype=torch.float32)
     labels = torch.empty_like(lse, dtype=torch.int32)
     sums = logits.new_empty((batch * blocks * steps, 2), dtype=torch.float32)
     ignored = torch.empty(len(sums), dtype=torch.int32, device=logits.device)
-    shape = (num_groups, num_classes, 2, num_bins)
+    shape = (num_groups, num_classes, 2, options.num_bins)
     copies = max(1, min(COPIES, blocks, COPIES_BYTES // (8 * math.prod(shape))))
     counters = torch.zeros((copies, *shape), dtype=torch.int64, device=logits.device)
     constants = {
-        "CLASSES": num_classes, "SCALE": scale_factor, "ROWS": rows, "COLUMNS": columns,
+        "CLASSES": num_classes, "SCALE": options.scale_factor, "ROWS": rows, "COLUMNS": columns,
         "CELLS": CELLS, "num_warps": CELLS // 32,
     }  # fmt: skip
     with torch.cuda.device_of(logits):
         softmax_kernel[blocks, batch, steps](
-            logits, target, class_weights, lse, labels, sums, ignored,
-            ignore_index, height, width, **constants,
+            logits, target, options.class_weights, lse, labels, sums, ignored,
+            options.ignore_index, height, width, **constants,
         )  # fmt: skip
         count_kernel[blocks * triton.cdiv(num_classes, COUNT_CLASSES), batch](
             logits, lse, labels, ignored, active, counters,
-            height, width, blocks, **constants, STEPS=steps, NUM_BINS=num_bins,
+            height, width, blocks, **constants, STEPS=steps, NUM_BINS=options.num_bins,
             PER_IMAGE=num_groups > 1, COPIES=copies, CHUNK=COUNT_CLASSES,
         )  # fmt: skip
     return counters.sum(0), sums.sum(0, dtype=torch.float64), lse
@@ -101,11 +93,8 @@ def weigh(
     active: Tensor,
     weights: Tensor,
     ce_coefficient: Tensor,
-    lovasz_coefficient: Tensor,
-    *,
-    scale_factor: int,
-    ignore_index: int,
-    class_weights: Tensor | None,
+    region_coefficient: Tensor,
+    options: LossOptions,
 ) -> Tensor:
     """Second pass, see :func:`.torch_impl.weigh`."""
     batch, num_classes, height, width = logits.shape
@@ -113,20 +102,21 @@ def weigh(
     labels = torch.empty_like(saved, dtype=torch.int32)
     mean_slope = torch.empty_like(saved)
     gradient = torch.empty_like(logits)
-    coefficients = (ce_coefficient, lovasz_coefficient)
+    coefficients = (ce_coefficient, region_coefficient)
     constants = {
-        "CLASSES": num_classes, "SCALE": scale_factor, "ROWS": rows, "COLUMNS": columns,
+        "CLASSES": num_classes, "SCALE": options.scale_factor, "ROWS": rows, "COLUMNS": columns,
         "NUM_BINS": weights.shape[-1], "PER_IMAGE": len(active) > 1, "CELLS": CELLS,
     }  # fmt: skip
     tiles = triton.cdiv(height, TILE_ROWS - 1) * triton.cdiv(width, TILE_COLUMNS - 1)
     with torch.cuda.device_of(logits):
         mean_slope_kernel[blocks, batch, steps](
-            logits, target, class_weights, saved, active, weights, *coefficients,
-            labels, mean_slope, ignore_index, height, width, **constants, num_warps=CELLS // 32,
+            logits, target, options.class_weights, saved, active, weights, *coefficients,
+            labels, mean_slope, options.ignore_index, height, width, **constants,
+            num_warps=CELLS // 32,
         )  # fmt: skip
         gradient_kernel[tiles * triton.cdiv(num_classes, GRADIENT_CLASSES), batch](
-            logits, class_weights, saved, labels, mean_slope, active, weights, *coefficients,
-            gradient, height, width, blocks, **constants, STEPS=steps,
+            logits, options.class_weights, saved, labels, mean_slope, active, weights,
+            *coefficients, gradient, height, width, blocks, **constants, STEPS=steps,
             TILE_ROWS=TILE_ROWS, TILE_COLUMNS=TILE_COLUMNS, CHUNK=GRADIENT_CLASSES,
             num_warps=TILE_ROWS * TILE_COLUMNS // 32, maxnreg=MAX_REGISTERS,
         )  # fmt: skip

@@ -28,7 +28,7 @@ def mean_slope_kernel(
     active,
     weights,
     ce_coefficient,
-    lovasz_coefficient,
+    region_coefficient,
     labels,
     mean_slope,
     ignore_index,
@@ -75,7 +75,7 @@ def mean_slope_kernel(
     weight = tl.where(counted, 1.0, 0.0)
     if class_weights is not None:
         weight = load_pixels(class_weights + label, counted, 0.0)
-    mean = tl.load(lovasz_coefficient) * mean - tl.load(ce_coefficient) * weight
+    mean = tl.load(region_coefficient) * mean - tl.load(ce_coefficient) * weight
     tl.store(tl.ravel(labels + pixel), tl.ravel(label))
     tl.store(tl.ravel(mean_slope + pixel), tl.ravel(mean))
 
@@ -90,7 +90,7 @@ def gradient_kernel(
     active,
     weights,
     ce_coefficient,
-    lovasz_coefficient,
+    region_coefficient,
     gradient,
     height,
     width,
@@ -134,7 +134,7 @@ def gradient_kernel(
         active += image * CLASSES
         weights += image * (CLASSES * 2 * NUM_BINS)
     ce = tl.load(ce_coefficient)
-    lovasz = tl.load(lovasz_coefficient)
+    region = tl.load(region_coefficient)
     for i in range(CHUNK):
         c = first + i
         if c < CLASSES:
@@ -156,7 +156,7 @@ def gradient_kernel(
                 own = label == c
                 slope = -mean
                 if is_active:
-                    slope = tl.fma(lovasz, _slope(p, own, table, NUM_BINS), slope)
+                    slope = tl.fma(region, _slope(p, own, table, NUM_BINS), slope)
                 slope = tl.where(label >= 0, p * slope, 0.0) - tl.where(own, own_ce, 0.0)
                 near, far = corner_weights(x, SCALE)
                 left, right = _fold(tl.sum(slope * near, 1), tl.sum(slope * far, 1), column, width)
@@ -189,7 +189,7 @@ def _fold(before, after, index, size):
 
 @triton.jit
 def _slope(p, foreground, table, NUM_BINS: tl.constexpr):
-    """Derivative of the Lovász term with respect to p."""
+    """Derivative of the region term with respect to p."""
     bins = error_steps(p, foreground, NUM_BINS) >> STEP_BITS
     bins += tl.where(foreground, NUM_BINS, 0)
     weight = load_pixels(table + bins, None, None)

@@ -1,0 +1,76 @@
+"""The options of the fused loss: one value that functions, modules and kernels hand on whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["IMPLEMENTATIONS", "REGIONS", "LossOptions"]
+
+IMPLEMENTATIONS = ("auto", "torch", "numba", "triton")
+REGIONS = ("lovasz", "jaccard", "dice", "tversky")
+
+
+class LossOptions(NamedTuple):
+    """What :func:`.fused.cross_entropy_region` computes.
+
+    Attributes:
+        scale_factor: s, factor of the bilinear upsampling of the logits with
+            ``align_corners=False``; 1 for none.
+        ignore_index: label of pixels that count in neither term; may lie inside [0, C).
+        ce_weight: factor of the cross-entropy.
+        region: the other term, see :mod:`.regions`: "lovasz", "jaccard", "dice" or "tversky".
+        region_weight: factor of the region term; with 0 it is not computed.
+        classes: average the region term over the classes "present" in the ground truth (of the
+            group), over "all", or over a list of classes, present or not.
+        per_image: average the region term over the images that have a label, instead of taking
+            the batch as one image.
+        num_bins: K, bins of the errors of a class.
+        class_weights: (C,) not negative: weights of the classes, as in ``F.cross_entropy`` and in
+            the mean of the region term over classes; None weighs all alike.
+        tversky_alpha: weight of false positives in "tversky".
+        tversky_beta: weight of false negatives in "tversky".
+        process_group: take the batches of all its processes as one batch. The mean over the
+            processes of the returned values, and of the gradients (what
+            ``DistributedDataParallel`` takes), equals one process on the concatenated batch.
+        impl: "torch", "numba" (CPU), "triton" (CUDA), or "auto": the compiled one for the
+            logits' device if its package is installed, else "torch".
+    """
+
+    scale_factor: int = 4
+    ignore_index: int = 255
+    ce_weight: float = 1.0
+    region: str = "lovasz"
+    region_weight: float = 1.0
+    classes: str | Sequence[int] = "present"
+    per_image: bool = False
+    num_bins: int = 1024
+    class_weights: Tensor | Sequence[float] | None = None
+    tversky_alpha: float = 0.3
+    tversky_beta: float = 0.7
+    process_group: dist.ProcessGroup | None = None
+    impl: str = "auto"
+
+    def check(self) -> None:
+        """Raise a ValueError for an option out of its range that does not depend on the logits."""
+        if self.scale_factor < 1 or self.scale_factor != int(self.scale_factor):
+            raise ValueError(f"scale_factor must be a positive integer, not {self.scale_factor}")
+        if self.num_bins < 1:
+            raise ValueError(f"num_bins must be positive, not {self.num_bins}")
+        if self.region not in REGIONS:
+            raise ValueError(f"region must be one of {', '.join(REGIONS)}, not {self.region!r}")
+        if self.impl not in IMPLEMENTATIONS:
+            expected = ", ".join(IMPLEMENTATIONS)
+            raise ValueError(f"impl must be one of {expected}, not {self.impl!r}")
+        if isinstance(self.classes, str) and self.classes not in ("present", "all"):
+            raise ValueError(
+                f'classes must be "present", "all" or a list of classes, not "{self.classes}"'
+            )
+        for name in ("tversky_alpha", "tversky_beta"):
+            weight = getattr(self, name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"{name} must be a number not below 0, not {weight}")
