@@ -17,8 +17,8 @@ assert 0 < lovasz_softmax(logits, target[:, ::4, ::4]).item() < 1
 assert lovasz_hinge(logits[:, 0], target[:, ::4, ::4] > 0).item() > 0
 try:
     from panoptic_lovasz.losses import CrossEntropyLovaszLoss
-except ImportError as error:
-    print(error)
+except ImportError:
+    print("modules need Detectron2")
 """
 
 
@@ -26,6 +26,6 @@ def test_the_losses_are_computed_where_nothing_but_pytorch_is_installed():
     command = [sys.executable, "-W", "error::ImportWarning", "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "fvcore" in done.stdout  # which the modules with their registry need
+    assert done.stdout == "modules need Detectron2\n"
     warnings = [line for line in done.stderr.splitlines() if "numba cannot be imported" in line]
     assert len(warnings) == 1  # the same results, but slower: told once
