@@ -51,8 +51,8 @@ def cross_entropy_lovasz(
     Returns:
         Cross-entropy and Lovász loss, 0-dim float32, each multiplied by its weight.
     """
-    options = {"region": "lovasz", "region_weight": lovasz_weight} | options
-    return fused_loss(logits, target, LossOptions(**options))
+    chosen = LossOptions(region="lovasz", region_weight=lovasz_weight, **options)
+    return fused_loss(logits, target, chosen)
 
 
 def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ def lovasz_softmax(
         classes=classes,
         per_image=per_image,
         num_bins=num_bins,
-        class_weights=class_weights,
+        class_weights=as_class_weights(class_weights, logits.shape[1], logits.device),
         process_group=process_group,
     )
     return fused_loss(logits, target, options)[1]

@@ -30,8 +30,9 @@ class LossOptions(NamedTuple):
         per_image: average the region term over the images that have a label, instead of taking
             the batch as one image.
         num_bins: K, bins of the errors of a class.
-        class_weights: (C,) not negative: weights of the classes, as in ``F.cross_entropy`` and in
-            the mean of the region term over classes; None weighs all alike.
+        class_weights: (C,), a list will do; not negative: weights of the classes, as in
+            ``F.cross_entropy`` and in the mean of the region term over classes; None weighs all
+            alike.
         tversky_alpha: weight of false positives in "tversky".
         tversky_beta: weight of false negatives in "tversky".
         process_group: take the batches of all its processes as one batch. The mean over the
@@ -49,7 +50,7 @@ class LossOptions(NamedTuple):
     classes: str | Sequence[int] = "present"
     per_image: bool = False
     num_bins: int = 1024
-    class_weights: Tensor | Sequence[float] | None = None
+    class_weights: Tensor | None = None
     tversky_alpha: float = 0.3
     tversky_beta: float = 0.7
     process_group: dist.ProcessGroup | None = None

@@ -116,7 +116,7 @@ class CrossEntropyLovaszLoss(nn.Module):
         """Keyword arguments of the constructor, checked: keys of LOSS by their lower-case names."""
         head = cfg.MODEL.SEM_SEG_HEAD
         check_loss_config(head.LOSS, head.NUM_CLASSES, cls.region)
-        known = {*LossOptions._fields, *CrossEntropyLovaszLoss.__init__.__kwdefaults__}
+        known = {*LossOptions._fields, *(CrossEntropyLovaszLoss.__init__.__kwdefaults__ or ())}
         options = {key.lower(): value for key, value in head.LOSS.items() if key.lower() in known}
         return options | {
             "scale_factor": head.COMMON_STRIDE,
