@@ -32,7 +32,7 @@ def _compare(output, *arguments, losses="ce,ce+lovasz"):
 @pytest.mark.slow
 def test_runs_begin_alike_end_in_a_table_and_are_not_run_again(datasets, tmp_path, capsys):
     output = tmp_path / "comparison"
-    assert _compare(output, *QUICK) == 0
+    assert _compare(output, "--jobs", "2", *QUICK) == 0
     results = [json.loads(p.read_text()) for p in sorted(output.glob("*/seed_1/result.json"))]
     assert len(results) == 2
     assert results[0]["initial_weights"] == results[1]["initial_weights"]
@@ -50,7 +50,7 @@ def test_runs_begin_alike_end_in_a_table_and_are_not_run_again(datasets, tmp_pat
     times = {p: p.stat().st_mtime_ns for p in output.glob("*/seed_1/result.json")}
     (output / "ce" / "seed_1" / "result.json").unlink()  # as if it had been stopped at the end
     capsys.readouterr()
-    assert _compare(output, *QUICK) == 0
+    assert _compare(output, "--jobs", "2", *QUICK) == 0
     printed = capsys.readouterr().out
     assert "[1/2] ce, seed 1: training" in printed
     assert "[2/2] ce+lovasz, seed 1: done before" in printed

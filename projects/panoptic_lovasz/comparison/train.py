@@ -1,17 +1,19 @@
 """One run of a comparison, in a process of its own: ``python -m panoptic_lovasz.comparison.train``.
 
 Trains by a config file, resuming what was begun, and writes ``result.json`` into its OUTPUT_DIR
-when, and only when, it is done.
+when, and only when, it is done; of its checkpoints the best and the last then remain.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from detectron2.engine import default_setup
@@ -25,6 +27,7 @@ from ..errors import ConfigError, DatasetError
 from ..files import write_atomically
 from ..metrics import of_test_sets
 from ..reporting.records import read_losses, read_results
+from .processes import end_with_parent
 
 __all__ = ["RESULT_FILE"]
 
@@ -36,11 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     parser = argparse.ArgumentParser(description="One run of panoptic_lovasz.tools.compare.")
     parser.add_argument("config_file", help="config, complete with OUTPUT_DIR and SEED")
+    parser.add_argument("--end-with-parent", action="store_true", help="when stdin is closed")
     args = parser.parse_args(argv)
     args.eval_only = False
+    if args.end_with_parent:
+        end_with_parent()
     try:
         cfg = load_config(args.config_file)
         cfg.freeze()
+        lock = _lock(Path(cfg.OUTPUT_DIR))  # noqa: F841  # held until this process ends
+        if Path(cfg.OUTPUT_DIR, RESULT_FILE).is_file():
+            return 0
         default_setup(cfg, args)
         setup_logger(cfg.OUTPUT_DIR, name="panoptic_lovasz")
         trainer = Trainer(cfg)
@@ -51,10 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_atomically(folder / _WEIGHTS_FILE, lambda f: f.write(digest.encode()))
         trainer.train()
         _write_result(trainer, folder)
+        for checkpoint in folder.glob("model_[0-9]*.pth"):
+            checkpoint.unlink()
     except (ConfigError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lock(folder: Path) -> TextIO:
+    """Wait until no other process trains in this folder: one may still be saving what it did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "lock", "w")  # noqa: SIM115
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from ..files import write_atomically
 __all__ = [
     "RUN_FILE",
     "add_result",
+    "last_iteration",
     "read_csv",
     "read_losses",
     "read_results",
@@ -91,6 +92,21 @@ def read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
         with_it = [line for line in lines if name in line]
         series[name] = [x["iteration"] + 1 for x in with_it], [x[name] for x in with_it]
     return series
+
+
+def last_iteration(folder: Path) -> int:
+    """Iterations done by the last line of ``metrics.json``, without reading all of it."""
+    path = folder / _METRICS
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as f:
+        f.seek(max(path.stat().st_size - 2**16, 0))
+        for line in reversed(f.read().splitlines()):
+            try:
+                return json.loads(line)["iteration"] + 1
+            except (ValueError, KeyError, TypeError):  # half a line
+                continue
+    return 0
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
