@@ -12,10 +12,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from panoptic_lovasz import Trainer
 from panoptic_lovasz.engine.accumulating import run_accumulated_step
 from panoptic_lovasz.engine.stopping import LossWatch
-from panoptic_lovasz.errors import ConfigError, NonFiniteLossError
+from panoptic_lovasz.errors import NonFiniteLossError
 from panoptic_lovasz.modeling.losses import CrossEntropyLoss, CrossEntropyLovaszLoss
 
 CLASSES = 3
@@ -209,10 +208,19 @@ def test_a_network_that_gives_up_is_reported_with_the_batch_that_it_had(tmp_path
         run_accumulated_step(trainer, 2)
 
 
-def test_less_than_a_batch_a_step_is_refused(slim_cfg):
-    cfg = slim_cfg.clone()
-    cfg.SOLVER.ACCUMULATE_STEPS = 0
-    with pytest.raises(
-        ConfigError, match=r"SOLVER\.ACCUMULATE_STEPS is 0, expected a number above 0"
-    ):
-        Trainer(cfg)
+def test_a_trained_semantic_fpn_is_that_of_the_large_batch(make_trainer, tmp_path):
+    options = ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", "DATASETS.TEST", ()]
+    options += ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.NORM", ""]  # without batch statistics
+    options += ["MODEL.SEM_SEG_HEAD.LOSS.NAME", "CrossEntropyLoss", "SOLVER.MAX_ITER", 2]
+    options += ["SOLVER.BASE_LR", 0.05, "SOLVER.WARMUP_ITERS", 0]
+    weights = []
+    for num_batches, size in ((1, 6), (3, 2)):
+        batch = ["SOLVER.ACCUMULATE_STEPS", num_batches, "SOLVER.IMS_PER_BATCH", size]
+        torch.manual_seed(1)
+        trainer = make_trainer(tmp_path, *options, *batch)
+        before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+    moved = [(weights[0][k] - v).abs().max() for k, v in before.items() if v.is_floating_point()]
+    assert max(moved) > 1e-3

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
 from ..files import write_atomically
+from .averaged import averaged_weights
 from .formats import check_intact, read_weights
 from .imagenet import (
     IMAGENET,
@@ -45,16 +46,19 @@ class SafeCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         trust_weights: bool = False,
+        averaged: bool = False,
         **checkpointables: Any,
     ):
         """
         Args:
             model, save_dir, **checkpointables: as for ``DetectionCheckpointer``.
             trust_weights: load pickles of any content, which may run code.
+            averaged: load the averaged weights of a checkpoint, not the trained ones.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._trust_weights = trust_weights
         self._must_fit = False  # whether weights that leave a part of the network alone are wrong
+        self._averaged = averaged
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth.
@@ -168,6 +172,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"weights {filename} are a {type(loaded).__name__}, expected a dict of tensors"
             )
+        if self._averaged:
+            return {"model": averaged_weights(loaded, filename)}
         if "model_state" in loaded:  # pycls
             return {"model": loaded["model_state"], "matching_heuristics": True}
         if "model" in loaded:

@@ -234,6 +234,12 @@ def _together(cfg: CfgNode) -> Iterator[_Check]:
         lambda value: not value or solver.MOMENTUM > 0,
         f"False with SOLVER.MOMENTUM {solver.MOMENTUM}",
     )
+    yield "SOLVER.EMA.DECAY", lambda value: 0 <= value < 1, "a number from 0 to below 1"
+    yield (
+        "TEST.EMA",
+        lambda value: not value or solver.EMA.ENABLED,
+        "False: nothing is averaged without SOLVER.EMA.ENABLED",
+    )
     yield (
         "INPUT.LSJ.MAX_SCALE",
         lambda value: value >= lsj.MIN_SCALE,

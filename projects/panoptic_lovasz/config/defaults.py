@@ -34,6 +34,11 @@ def _add_solver(cfg: CN) -> None:
     # Batches of SOLVER.IMS_PER_BATCH images whose mean gradient makes one step of the optimizer.
     # Iterations, also of the schedule and of evaluation, count steps.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Keep an exponential moving average of the weights, in each checkpoint beside the trained ones.
+    # About the last 1 / (1 - DECAY) iterations count.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
 
 
 def _add_timm(cfg: CN) -> None:
@@ -127,6 +132,8 @@ def _add_test(cfg: CN) -> None:
     # Let evaluation also write the panoptic predictions, in COCO's submission format, into
     # OUTPUT_DIR/inference/<data set>.
     cfg.TEST.SAVE_PANOPTIC_PREDICTIONS = False
+    # Evaluate, predict with and publish the averaged weights of SOLVER.EMA, not the trained ones.
+    cfg.TEST.EMA = False
     # End the training when METRIC has not risen by more than MIN_GAIN, in its own unit, in PATIENCE
     # evaluations (TEST.EVAL_PERIOD) in a row.
     early = cfg.TEST.EARLY_STOPPING = CN()

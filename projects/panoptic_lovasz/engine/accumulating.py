@@ -12,7 +12,7 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["run_accumulated_step"]
+__all__ = ["run_accumulated_step", "unwrap"]
 
 _Batch = Sequence[Mapping[str, Any]]
 
@@ -63,6 +63,11 @@ def run_accumulated_step(trainer: SimpleTrainer, num_batches: int) -> None:
         scaler.update()
 
 
+def unwrap(model: Any) -> Any:
+    """The network itself, without its wrapper for parallel training."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def _no_exchange(model: Any) -> contextlib.AbstractContextManager:
     is_distributed = isinstance(model, DistributedDataParallel)
     return model.no_sync() if is_distributed else contextlib.nullcontext()
@@ -70,8 +75,7 @@ def _no_exchange(model: Any) -> contextlib.AbstractContextManager:
 
 def _factors(model: Any, batches: Sequence[_Batch]) -> Mapping[str, Sequence[float]]:
     """What the semantic loss says of itself (``batch_factors``); nothing if it does not."""
-    model = model.module if isinstance(model, DistributedDataParallel) else model
-    loss: Any = getattr(getattr(model, "sem_seg_head", None), "loss", None)
+    loss: Any = getattr(getattr(unwrap(model), "sem_seg_head", None), "loss", None)
     if not hasattr(loss, "batch_factors"):
         return {}
     return loss.batch_factors([[item["sem_seg"] for item in batch] for batch in batches])

@@ -11,12 +11,14 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluators, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.averaged import AVERAGED_KEY
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..config.checking import check_config, check_device, check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
@@ -25,7 +27,8 @@ from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
 from ..modeling import clear_build_errors
-from .accumulating import run_accumulated_step
+from .accumulating import run_accumulated_step, unwrap
+from .averaging import AverageWeights
 from .early_stopping import EarlyEnd, EndOfTraining, build_early_stopping
 from .hooks import with_output_hooks
 from .resuming import SeedEachIteration, check_resumable
@@ -90,29 +93,50 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_checkpointer(
-        cls, cfg: CfgNode, model: nn.Module, **checkpointables: Any
+        cls, cfg: CfgNode, model: nn.Module, *, averaged: bool = False, **checkpointables: Any
     ) -> SafeCheckpointer:
-        """A checkpointer for ``cfg.OUTPUT_DIR`` that loads and saves safely."""
-        trust_weights = cfg.MODEL.TRUST_WEIGHTS
+        """A checkpointer for ``cfg.OUTPUT_DIR`` that loads and saves safely.
+
+        Args:
+            cfg, model: config and network.
+            averaged: load averaged weights, to evaluate them.
+            checkpointables: what is saved and resumed besides.
+        """
         return SafeCheckpointer(
-            model, cfg.OUTPUT_DIR, trust_weights=trust_weights, **checkpointables
+            model,
+            cfg.OUTPUT_DIR,
+            trust_weights=cfg.MODEL.TRUST_WEIGHTS,
+            averaged=averaged,
+            **checkpointables,
         )
 
     def build_hooks(self) -> list[HookBase | None]:
         """Detectron2's hooks, and those for resuming, and for a folder to look at."""
+        averaging, ema = None, self.cfg.SOLVER.EMA
+        checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        self._evaluated = self.model
+        if ema.ENABLED:
+            averaging = AverageWeights(unwrap(self.model), ema.DECAY)
+            checkpointables[AVERAGED_KEY] = averaging.averaged
+            if self.cfg.TEST.EMA:
+                self._evaluated = averaging.averaged.module
         # DefaultTrainer has built a checkpointer of its own; its hooks shall use this one.
-        self.checkpointer = self.build_checkpointer(
-            self.cfg, self.model, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = self.build_checkpointer(self.cfg, self.model, **checkpointables)
         timer, scheduler, *others = super().build_hooks()
+        evaluation = d2_hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        others = [evaluation if isinstance(h, d2_hooks.EvalHook) else h for h in others]
         seed = SeedEachIteration(self.cfg.SEED) if self.cfg.SEED >= 0 else None
         dump_dir = Path(self.cfg.OUTPUT_DIR, "non_finite")
         self._losses = LossWatch(self.model, dump_dir if self.cfg.OUTPUT.DUMP_NON_FINITE else None)
-        # After the scheduler's step, which belongs to the iteration that is saved.
+        # After the scheduler's and the average's step, which belong to the iteration that is saved.
         stop = StopTogether(self.checkpointer, self._losses)
-        hooks = [timer, seed, scheduler, stop, *others]
+        hooks = [timer, seed, scheduler, averaging, stop, *others]
         early_stopping = build_early_stopping(self.cfg, self.checkpointer)
         return [*with_output_hooks(self.cfg, hooks, self.checkpointer), early_stopping]
+
+    def _evaluate(self) -> dict:
+        self._last_eval_results = self.test(self.cfg, self._evaluated)
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
         """Detectron2's writers, with one line of progress instead of its own."""

@@ -88,7 +88,12 @@ class PanopticPredictor:
         with clear_build_errors(self.cfg):
             self.model = build_model(self.cfg).eval()
         if cfg.MODEL.WEIGHTS:
-            load_weights(self.model, cfg.MODEL.WEIGHTS, trust_weights=cfg.MODEL.TRUST_WEIGHTS)
+            load_weights(
+                self.model,
+                cfg.MODEL.WEIGHTS,
+                trust_weights=cfg.MODEL.TRUST_WEIGHTS,
+                averaged=cfg.TEST.EMA,
+            )
         self._resize = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
         )

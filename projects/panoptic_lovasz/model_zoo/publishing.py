@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 
 from .. import __version__
+from ..checkpoint.averaged import averaged_weights
 from ..checkpoint.folder import find_checkpoint
 from ..checkpoint.formats import read_weights
 from ..checkpoint.published import ModelInfo
@@ -77,8 +78,9 @@ def publish(
             "'-' and '+'"
         )
     checkpoint = find_checkpoint(source)
-    weights, iteration = _read_model(Path(checkpoint.weights), trust_weights)
     cfg = load_found_config(checkpoint.config_file)
+    weights, iteration = _read_model(Path(checkpoint.weights), trust_weights, cfg.TEST.EMA)
+    cfg.TEST.EMA = False  # what is published is one set of weights
     info = ModelInfo(
         name=name,
         config=shareable(cfg).dump(),
@@ -118,9 +120,13 @@ def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
         raise ConfigError(f"the classes are unknown: no classes.json, and {error}") from error
 
 
-def _read_model(file: Path, trusted: bool) -> tuple[dict[str, torch.Tensor], int | None]:
+def _read_model(
+    file: Path, trusted: bool, averaged: bool
+) -> tuple[dict[str, torch.Tensor], int | None]:
     loaded = read_weights(file, trusted=trusted)
     model = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    if averaged:
+        model = averaged_weights(loaded, file)
     if not isinstance(model, dict):
         raise CheckpointError(f"weights {file} are a {type(model).__name__}, expected a dict")
     if not model:
