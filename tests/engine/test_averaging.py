@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 
 from panoptic_lovasz import Trainer
 from panoptic_lovasz.checkpoint import load_weights, read_weights
@@ -104,9 +105,9 @@ def folder_with_averages(training_folder, tmp_path):
     halves = {f"module.{k}": v / 2 for k, v in checkpoint["model"].items()}
     checkpoint["ema"] = {"n_averaged": torch.tensor(3), **halves}
     torch.save(checkpoint, folder / "model_best.pth")
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("  EMA: false", "  EMA: true"))
-    assert "EMA: true" in (folder / "config.yaml").read_text()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["SOLVER"]["EMA"]["ENABLED"] = config["TEST"]["EMA"] = True
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
@@ -144,7 +145,10 @@ def test_asking_for_averages_that_are_not_there_is_an_error(training_folder):
     ("options", "message"),
     [
         (["TEST.EMA", True], r"TEST\.EMA is True, expected False: nothing is averaged"),
-        (["SOLVER.EMA.DECAY", 1.0], r"SOLVER\.EMA\.DECAY is 1\.0, expected a number from 0 to below 1"),
+        (
+            ["SOLVER.EMA.DECAY", 1.0],
+            r"EMA\.DECAY is 1\.0, expected a number from 0 to below 1",
+        ),
         (["SOLVER.ACCUMULATE_STEPS", 0], r"ACCUMULATE_STEPS is 0, expected a number above 0"),
     ],
 )
