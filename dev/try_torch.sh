@@ -2,7 +2,7 @@
 # Runs the tests with another PyTorch than the pinned one, in an environment that is then thrown away.
 #
 #   dev/try_torch.sh PYTHON TORCH TORCHVISION [PYTEST ARGUMENTS]
-#   dev/try_torch.sh python3.10 2.3.1 0.18.1 -m "not slow"
+#   dev/try_torch.sh python3.10 2.6.0 0.21.0 -m "not slow"
 #
 # All else is as new as pip finds it. Needs the 9 GB of disk space that set-up needs.
 set -euo pipefail

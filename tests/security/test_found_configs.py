@@ -13,7 +13,7 @@ from PIL import Image
 
 from panoptic_lovasz import load_config, model_zoo
 from panoptic_lovasz.comparison import train as comparison_run
-from panoptic_lovasz.comparison.runs import LOSSES, plan_runs
+from panoptic_lovasz.comparison.runs import plan_runs
 from panoptic_lovasz.config.found import take_allowed
 from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
@@ -96,7 +96,9 @@ def test_exporting_writes_the_network(model, tmp_path):
 
 def test_a_comparison_trains_in_its_own_folders(trap, tmp_path):
     cfg = load_config(trap.published())
-    (run,) = plan_runs(cfg, {"ce": LOSSES["ce"]}, [1], tmp_path / "compare")
+    (run,) = plan_runs(
+        cfg, {"ce": {"MODEL.SEM_SEG_HEAD.LOSS.NAME": "CrossEntropyLoss"}}, [1], tmp_path / "compare"
+    )
     run.cfg.DATALOADER.NUM_WORKERS, run.cfg.OUTPUT.NUM_PICTURES = 0, 0
     run.cfg.OUTPUT.PLOTS = run.cfg.OUTPUT.REPORT = False
     run.folder.mkdir(parents=True)

@@ -1,8 +1,8 @@
 """Read weights files of all kinds without running code that they may carry.
 
-``.pth`` and ``.pt`` are read by PyTorch's ``weights_only`` loader, ``.safetensors`` by its library,
-and ``.pkl``, Detectron2's model zoo format, by an unpickler that knows arrays and plain containers
-and nothing else.
+``.pth`` and ``.pt`` are read, after checks of our own, by PyTorch's ``weights_only`` loader,
+``.safetensors`` by its library, and ``.pkl``, Detectron2's model zoo format, by an unpickler that
+knows arrays and plain containers and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from .archive import check_sizes, check_torch_file
 
 __all__ = ["check_intact", "read_weights"]
 
@@ -61,7 +62,10 @@ def read_weights(file: str | Path, *, trusted: bool = False) -> Any:
     if file.suffix not in readers:
         raise CheckpointError(f"weights {file}: expected a file {', '.join(readers)}")
     try:
-        return readers[file.suffix](file, trusted)
+        content = readers[file.suffix](file, trusted)
+        if not trusted:
+            check_sizes(content, file)
+        return content
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle ends in an error of any type
@@ -92,6 +96,8 @@ def _read_safetensors(file: Path, trusted: bool) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(file: Path, trusted: bool) -> Any:
+    if not trusted:
+        check_torch_file(file)
     try:
         return torch.load(file, map_location="cpu", weights_only=not trusted)
     except pickle.UnpicklingError as error:
