@@ -115,7 +115,9 @@ def test_a_segment_of_an_unknown_class_is_an_error_that_lists_the_known_ones(tin
 
 
 def test_metadata_without_classes_is_an_error_that_says_which_fields():
-    metadata = Metadata(name="empty").set(panoptic_json="/nowhere/p.json")
+    metadata = Metadata(name="empty").set(
+        panoptic_json="/nowhere/p.json", evaluator_type="panoptic_lovasz"
+    )
     with pytest.raises(DatasetError, match=r"'empty'.*thing_classes.*/nowhere/p\.json"):
         PanopticClasses.from_metadata(metadata)
 

@@ -3,10 +3,12 @@ import os
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_panoptic as detectron2_register
 
 from panoptic_lovasz import add_panoptic_lovasz_config
 from panoptic_lovasz.data import (
     PanopticClasses,
+    build_panoptic_train_loader,
     get_panoptic_classes,
     get_panoptic_dataset_dicts,
     load_coco_panoptic_json,
@@ -15,6 +17,7 @@ from panoptic_lovasz.data import (
     set_class_counts,
 )
 from panoptic_lovasz.errors import ConfigError, DatasetError
+from panoptic_lovasz.evaluation.ground_truth import PanopticGroundTruth
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ def test_images_without_a_thing_can_be_left_out_and_a_crowd_is_not_enough(tiny_s
     assert [d["image_id"] for d in get_panoptic_dataset_dicts("tiny", filter_empty=True)] == [11]
     tiny_set.content["annotations"][0]["segments_info"].pop(1)
     tiny_set.save()
-    with pytest.raises(DatasetError, match="no image is left in tiny"):
+    with pytest.raises(DatasetError, match="tiny: no image has an instance"):
         get_panoptic_dataset_dicts("tiny", filter_empty=True)
 
 
@@ -242,3 +245,83 @@ def test_data_sets_that_number_the_same_classes_in_other_ways_cannot_be_joined()
     MetadataCatalog.get("renumbered").set(**classes.metadata())
     with pytest.raises(ConfigError, match="differ in stuff_segment_ids"):
         get_panoptic_classes(["renumbered", "coco_2017_val_panoptic"])
+
+
+def test_categories_that_were_mended_count_when_the_data_set_is_registered_again(tiny_set):
+    register_coco_panoptic("tiny", *tiny_set.paths)
+    tiny_set.content["categories"].insert(0, {"id": 0, "name": "ant", "isthing": 1})
+    tiny_set.save()
+    with pytest.raises(DatasetError, match=r"categories of .*changed .* register it again"):
+        get_panoptic_dataset_dicts("tiny")
+    register_coco_panoptic("tiny", *tiny_set.paths)
+    assert MetadataCatalog.get("tiny").thing_classes == ["ant", "dog", "cat"]
+    classes = get_panoptic_classes(["tiny"])
+    things = [s for d in get_panoptic_dataset_dicts("tiny") for s in d["segments_info"]]
+    named = {classes.class_name(*classes.segment_class(s)) for s in things if s["isthing"]}
+    assert named == {"dog", "cat"}
+
+
+STUFF_FROM_1 = {
+    "thing_classes": ["cat", "dog"],
+    "stuff_classes": ["sky", "grass"],
+    "thing_dataset_id_to_contiguous_id": {7: 0, 3: 1},
+    "stuff_dataset_id_to_contiguous_id": {12: 1, 30: 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"thing_classes": ["cat"], "stuff_classes": ["sky"]}, "lacks thing_dataset_id_to_cont"),
+        (STUFF_FROM_1, "maps category 30 to 2, but stuff_classes has 2 names"),
+        (
+            {**STUFF_FROM_1, "thing_dataset_id_to_contiguous_id": {7: 0, 3: 5}},
+            "maps category 3 to 5, but thing_classes has 2 names",
+        ),
+        (
+            {**STUFF_FROM_1, "thing_dataset_id_to_contiguous_id": [7, 3]},
+            r"thing_dataset_id_to_contiguous_id is \[7, 3\], expected a dict",
+        ),
+    ],
+)
+def test_what_a_registration_by_detectron2_lacks_is_named_with_what_has_it(
+    tiny_set, metadata, message
+):
+    json, images, panoptic = map(str, tiny_set.paths)
+    detectron2_register("d2", metadata, images, panoptic, json)
+    for use in (get_panoptic_dataset_dicts, PanopticGroundTruth):
+        with pytest.raises(DatasetError, match=rf"'d2'.*{message}"):
+            use("d2")
+    with pytest.raises(DatasetError, match=r"'d2'.*register_coco_panoptic|expected a dict"):
+        get_panoptic_dataset_dicts("d2")
+
+
+def test_records_without_what_every_record_needs_are_named():
+    DatasetCatalog.register("odd", lambda: [{"image_id": 1, "segments_info": []}])
+    with pytest.raises(DatasetError, match=r"'odd': its record 0 has no 'file_name'"):
+        get_panoptic_dataset_dicts("odd")
+
+
+def test_a_data_set_whose_things_are_all_crowds_is_not_trained_on(cfg, tiny_set):
+    for annotation in tiny_set.content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["iscrowd"] = int(segment["category_id"] in (3, 7))
+    tiny_set.save()
+    register_coco_panoptic("crowds", *tiny_set.paths)
+    cfg.DATASETS.TRAIN = ("crowds",)
+    for cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS in (True, False):
+        with pytest.raises(DatasetError, match=r"all 3 segments of things are crowds.*as-objects"):
+            build_panoptic_train_loader(cfg)
+
+
+def test_links_that_lead_out_are_followed_if_the_config_says_so(cfg, tiny_set, tmp_path):
+    image = tiny_set.images / "a.jpg"
+    image.rename(tmp_path / "elsewhere.jpg")
+    image.symlink_to(tmp_path / "elsewhere.jpg")
+    cfg.DATASETS.PANOPTIC = [entry(tiny_set, "linked")]
+    register_from_config(cfg)
+    with pytest.raises(DatasetError, match=r"link that leads out.*DATASETS\.FOLLOW_LINKS"):
+        get_panoptic_dataset_dicts("linked")
+    cfg.DATASETS.FOLLOW_LINKS = True
+    register_from_config(cfg)
+    assert len(get_panoptic_dataset_dicts("linked")) == 2

@@ -18,7 +18,6 @@ from panoptic_lovasz.data import (
     register_coco_panoptic,
 )
 from panoptic_lovasz.data.samplers import (
-    SkipSampler,
     images_of_classes,
     panoptic_repeat_factors,
 )
@@ -81,10 +80,10 @@ def test_a_class_without_images_has_no_turn_and_one_with_images_is_needed():
         EquiBatchSampler([[], []], seed=0)
 
 
-@given(st.integers(0, 2**40), st.integers(0, 300))
-def test_the_stream_depends_on_the_seed_alone_and_can_start_anywhere(seed, skip):
-    whole = take(EquiBatchSampler(IMAGES_OF_CLASS, seed=seed), skip + 20)
-    assert take(SkipSampler(EquiBatchSampler(IMAGES_OF_CLASS, seed=seed), skip), 20) == whole[skip:]
+@given(st.integers(0, 2**40))
+def test_the_stream_depends_on_the_seed_alone(seed):
+    first, second = (take(EquiBatchSampler(IMAGES_OF_CLASS, seed=seed), 100) for _ in range(2))
+    assert first == second
 
 
 def test_other_seeds_give_other_streams():
@@ -96,20 +95,12 @@ def test_other_seeds_give_other_streams():
 def test_ranks_share_out_the_stream_of_one_process(cfg, as_rank, name):
     cfg.DATALOADER.SAMPLER_TRAIN = name
     dicts = get_panoptic_dataset_dicts(cfg.DATASETS.TRAIN)
-    alone = take(build_train_sampler(cfg, dicts, 3), 40)
+    alone = take(build_train_sampler(cfg, dicts), 40)
     shares = []
     for rank in range(2):
         as_rank(rank, 2)
-        shares.append(take(build_train_sampler(cfg, dicts, 3), 20))
+        shares.append(take(build_train_sampler(cfg, dicts), 20))
     assert list(itertools.chain(*zip(*shares, strict=True))) == alone
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_run_that_resumes_sees_what_it_would_have_seen(cfg, name):
-    cfg.DATALOADER.SAMPLER_TRAIN = name
-    dicts = get_panoptic_dataset_dicts(cfg.DATASETS.TRAIN)
-    whole = take(build_train_sampler(cfg, dicts), 60)
-    assert take(build_train_sampler(cfg, dicts, start_iter=7), 32) == whole[7 * 4 :]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -118,12 +109,12 @@ def test_samplers_work_in_detectron2s_own_loader(cfg, name):
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     dicts = get_panoptic_dataset_dicts(cfg.DATASETS.TRAIN)
-    sampler = build_train_sampler(cfg, dicts, start_iter=2)
+    sampler = build_train_sampler(cfg, dicts)
     loader = build_detection_train_loader(
         cfg, dataset=dicts, sampler=sampler, mapper=DatasetMapper(cfg, False)
     )
     seen = [d["image_id"] for batch in take(loader, 3) for d in batch]
-    assert seen == [dicts[i]["image_id"] for i in take(build_train_sampler(cfg, dicts), 20)[8:]]
+    assert seen == [dicts[i]["image_id"] for i in take(build_train_sampler(cfg, dicts), 12)]
 
 
 def test_an_unknown_sampler_is_an_error_that_lists_the_known_ones(cfg):

@@ -61,6 +61,8 @@ def _add_data(cfg: CN) -> None:
     # are relative to $DETECTRON2_DATASETS (./datasets). With `splits`, a list of names, the entry
     # stands for one data set per split, whose name takes the place of "{split}" in every field.
     cfg.DATASETS.PANOPTIC = []
+    # Read files through symbolic links that lead out of the folders of images and PNGs.
+    cfg.DATASETS.FOLLOW_LINKS = False
     # With INPUT.CROP.ENABLED: try to find a crop of which no semantic class covers more than this
     # fraction; 1.0 takes any.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0

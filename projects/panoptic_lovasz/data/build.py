@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import ConfigError, DatasetError
 from .mapper import PanopticFPNDatasetMapper
-from .register import get_panoptic_dataset_dicts
+from .register import get_panoptic_dataset_dicts, require_instances
 from .samplers import build_train_sampler
 
 __all__ = ["build_panoptic_train_loader"]
@@ -48,7 +48,7 @@ def build_panoptic_train_loader(
 
     Raises:
         ConfigError: if the batch size is not a multiple of the number of ranks.
-        DatasetError: if a data set cannot be loaded.
+        DatasetError: if a data set cannot be loaded, or no image has an instance.
     """
     batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
     if batch_size == 0 or rest:
@@ -59,6 +59,7 @@ def build_panoptic_train_loader(
     dicts = get_panoptic_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
     )
+    require_instances(cfg.DATASETS.TRAIN, dicts)
     mapper = PanopticFPNDatasetMapper(cfg, True) if mapper is None else mapper
     groups = [0] * len(dicts)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:  # some of Detectron2's own dicts have no size

@@ -98,12 +98,13 @@ class PanopticClasses:
             stuff_map = metadata.stuff_dataset_id_to_contiguous_id
             thing_names, stuff_names = metadata.thing_classes, metadata.stuff_classes
         except AttributeError:
+            lacking = [field for field in _METADATA_FIELDS if metadata.get(field) is None]
             raise DatasetError(
-                f"data set '{metadata.get('name')}' has no panoptic classes: its metadata needs "
-                "thing_classes, stuff_classes, thing_dataset_id_to_contiguous_id and "
-                "stuff_dataset_id_to_contiguous_id"
-                + _missing_json_hint(metadata.get("panoptic_json"))
+                f"data set '{metadata.get('name')}' has no panoptic classes: its metadata lacks "
+                f"{', '.join(lacking)}{_metadata_hint(metadata)}"
             ) from None
+        _check_names(metadata, "thing", thing_map, thing_names)
+        _check_names(metadata, "stuff", stuff_map, stuff_names)
         things = sorted((index, dataset_id) for dataset_id, index in thing_map.items())
         stuff = sorted((index, dataset_id) for dataset_id, index in stuff_map.items())
         if len(stuff_names) and stuff_names[0] == THINGS_CLASS:
@@ -112,6 +113,7 @@ class PanopticClasses:
             raise DatasetError(
                 f"data set '{metadata.get('name')}': its things and stuff share contiguous ids "
                 f"although the first of stuff_classes is '{stuff_names[0]}', not '{THINGS_CLASS}'"
+                f"{_metadata_hint(metadata)}"
             )
         thing_colors, stuff_colors = (colors.tolist() for colors in class_colors(metadata))
         return cls(
@@ -197,8 +199,38 @@ class PanopticClasses:
         return {c: i for i, c in enumerate(self.stuff_segment_ids, start=1)}
 
 
-def _missing_json_hint(panoptic_json: str | None) -> str:
-    return f"; they are read from {panoptic_json}" if panoptic_json else ""
+_METADATA_FIELDS = (
+    "thing_classes",
+    "stuff_classes",
+    "thing_dataset_id_to_contiguous_id",
+    "stuff_dataset_id_to_contiguous_id",
+)
+
+
+def _check_names(metadata: Metadata, kind: str, ids: Any, names: Any) -> None:
+    """Every contiguous id must have its name."""
+    field = f"{kind}_dataset_id_to_contiguous_id"
+    if not isinstance(ids, Mapping):
+        raise DatasetError(
+            f"data set '{metadata.get('name')}': {field} is {shorten(ids)}, expected a dict"
+        )
+    for dataset_id, index in ids.items():
+        if type(index) is not int or not 0 <= index < len(names):
+            first = f"; the first of stuff is '{THINGS_CLASS}'" if kind == "stuff" else ""
+            raise DatasetError(
+                f"data set '{metadata.get('name')}': {field} maps category {shorten(dataset_id)} "
+                f"to {shorten(index)}, but {kind}_classes has {len(names)} names, "
+                f"{shorten(list(names))}, counted from 0{first}{_metadata_hint(metadata)}"
+            )
+
+
+def _metadata_hint(metadata: Metadata) -> str:
+    if metadata.get("evaluator_type") == "panoptic_lovasz":  # registered while its JSON was missing
+        return f"; they are read from {metadata.get('panoptic_json')}"
+    return (
+        "; panoptic_lovasz.register_coco_panoptic(name, json, images, panoptic) takes all that is "
+        "needed from the JSON"
+    )
 
 
 def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:

@@ -20,8 +20,10 @@ __all__ = [
     "entry_data_sets",
     "get_panoptic_classes",
     "get_panoptic_dataset_dicts",
+    "load_registered",
     "register_coco_panoptic",
     "register_from_config",
+    "require_instances",
     "set_class_counts",
 ]
 
@@ -36,9 +38,17 @@ _COUNT_KEYS = {
 
 
 def register_coco_panoptic(
-    name: str, json: str | os.PathLike, images: str | os.PathLike, panoptic: str | os.PathLike
+    name: str,
+    json: str | os.PathLike,
+    images: str | os.PathLike,
+    panoptic: str | os.PathLike,
+    *,
+    follow_links: bool = False,
 ) -> None:
-    """Register a data set in the COCO panoptic format under ``name``; again with the same is fine.
+    """Register a data set in the COCO panoptic format under ``name``.
+
+    Registering the same files again reads their categories anew: a JSON that was mended in between,
+    or has come since, may have others.
 
     If the JSON is not there, the name is registered all the same, without classes, so that a
     model can be built and used where the data is not; loading the data set then raises.
@@ -50,6 +60,7 @@ def register_coco_panoptic(
         panoptic: folder of the id PNGs.
             Relative paths start at $DETECTRON2_DATASETS, by default ./datasets, as those of
             Detectron2's built-in data sets do.
+        follow_links: let symbolic links lead out of the two folders.
 
     Raises:
         ConfigError: if the name is taken by another data set.
@@ -68,12 +79,12 @@ def register_coco_panoptic(
                 f"the data set name '{name}' is taken: it is registered with {registered}, "
                 f"not {paths}; choose another name"
             )
-        if metadata.get("thing_classes") is not None:
-            return
-        DatasetCatalog.remove(name)  # its JSON may have come since
-        MetadataCatalog.remove(name)
     classes = _classes_of(paths["panoptic_json"])
-    DatasetCatalog.register(name, functools.partial(_load, name, **paths))
+    if name in DatasetCatalog.list():
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    load = functools.partial(_load, name, **paths, classes=classes, follow_links=follow_links)
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         **paths,
         evaluator_type=EVALUATOR_TYPE,
@@ -82,14 +93,14 @@ def register_coco_panoptic(
 
 
 def register_from_config(cfg: CfgNode) -> None:
-    """Register every entry of ``cfg.DATASETS.PANOPTIC``; entries already registered stay.
+    """Register every entry of ``cfg.DATASETS.PANOPTIC``.
 
     Raises:
         ConfigError: if an entry lacks a field, has an unknown one, or its name is taken.
     """
     for n, entry in enumerate(cfg.DATASETS.PANOPTIC):
         for data_set in entry_data_sets(entry, f"DATASETS.PANOPTIC[{n}]"):
-            register_coco_panoptic(**data_set)
+            register_coco_panoptic(**data_set, follow_links=cfg.DATASETS.FOLLOW_LINKS)
 
 
 def entry_data_sets(entry: Any, where: str) -> list[dict[str, str]]:
@@ -207,33 +218,74 @@ def get_panoptic_dataset_dicts(
         raise ConfigError("no data set is named: DATASETS.TRAIN is empty")
     dicts = []
     for name in names:
-        dicts += _load_registered(name)
+        loaded = load_registered(name)
+        _check_dicts(name, loaded)
+        dicts += loaded
     classes = get_panoptic_classes(names)
+    if not dicts:
+        raise DatasetError(f"no image is in {', '.join(names)}")
     if filter_empty:
+        require_instances(names, dicts)
         kept = [d for d in dicts if _has_instance(d, classes)]
         logger.info(f"Left out {len(dicts) - len(kept)} of {len(dicts)} images without a thing.")
         dicts = kept
-    if not dicts:
-        raise DatasetError(f"no image is left in {', '.join(names)}")
     return dicts
 
 
-def _load_registered(name: str) -> list[dict[str, Any]]:
+def require_instances(names: Sequence[str], dicts: Sequence[dict[str, Any]]) -> None:
+    """Raise DatasetError if no image has an instance, so that half of the network learns nothing.
+
+    Args:
+        names: of the data sets.
+        dicts: theirs.
+    """
+    classes = get_panoptic_classes(names)
+    if any(_has_instance(d, classes) for d in dicts):
+        return
+    crowds = sum(classes.segment_class(s)[0] for d in dicts for s in d["segments_info"])
+    hint = (
+        f": all {crowds} segments of things are crowds (iscrowd 1), which are not trained. Where "
+        "they are single objects, as brush masks of CVAT are, convert with --crowds-as-objects"
+        if crowds
+        else ": no segment is a thing"
+    )
+    raise DatasetError(f"{', '.join(names)}: no image has an instance to learn from{hint}")
+
+
+def load_registered(name: str) -> list[dict[str, Any]]:
+    """Dataset dicts of a registered data set of any kind.
+
+    Raises:
+        DatasetError: if it is not registered, its metadata lack something, or its loader fails.
+    """
     if name not in DatasetCatalog.list():
         raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != EVALUATOR_TYPE and metadata.get("panoptic_root"):
+        PanopticClasses.from_metadata(metadata)  # says more than the KeyErrors of its loader
     try:
-        dicts = DatasetCatalog.get(name)
+        return list(DatasetCatalog.get(name))
     except DatasetError:
         raise
     except Exception as error:  # Detectron2's own loaders raise errors of many types
         message = f"{type(error).__name__}: {error}"
         raise DatasetError(f"data set '{name}' cannot be loaded: {message}") from error
+
+
+def _check_dicts(name: str, dicts: Sequence[dict[str, Any]]) -> None:
     if any("segments_info" not in d for d in dicts):
         raise DatasetError(
             f"data set '{name}' has no segments_info: it is not in the panoptic format"
-            + (f"; '{name.removesuffix('_separated')}' is" if name.endswith("_separated") else "")
+            + (
+                f"; '{name.removesuffix('_separated')}' is"
+                if name.endswith("_separated")
+                else "; panoptic_lovasz.register_coco_panoptic registers data that is"
+            )
         )
-    return dicts
+    for n, record in enumerate(dicts):
+        for field in ("file_name", "image_id"):
+            if field not in record:
+                raise DatasetError(f"data set '{name}': its record {n} has no '{field}'")
 
 
 def _has_instance(dataset_dict: dict[str, Any], classes: PanopticClasses) -> bool:
@@ -243,10 +295,24 @@ def _has_instance(dataset_dict: dict[str, Any], classes: PanopticClasses) -> boo
     )
 
 
-def _load(name: str, panoptic_json: str, image_root: str, panoptic_root: str) -> list[dict]:
+def _load(
+    name: str,
+    panoptic_json: str,
+    image_root: str,
+    panoptic_root: str,
+    classes: PanopticClasses | None,
+    follow_links: bool,
+) -> list[dict]:
     if not PathManager.isfile(panoptic_json):
         raise DatasetError(_missing_json(name, panoptic_json))
-    return load_coco_panoptic_json(panoptic_json, image_root, panoptic_root)
+    if classes != _classes_of(panoptic_json):
+        raise DatasetError(
+            f"data set '{name}': the categories of {panoptic_json} have changed since it was "
+            "registered; register it again"
+        )
+    return load_coco_panoptic_json(
+        panoptic_json, image_root, panoptic_root, classes, follow_links=follow_links
+    )
 
 
 def _missing_json(name: str, panoptic_json: str) -> str:

@@ -1,8 +1,8 @@
-"""Training samplers: deterministic by seed, shared out over the ranks, and able to start anywhere.
+"""Training samplers: deterministic by seed and shared out over the ranks.
 
 A sampler is an infinite stream of image indices. Position p of the stream belongs to rank
 p mod W of W ranks, so iteration k takes positions kB .. (k+1)B - 1 for a total batch of B. That is
-what makes a run resumable: it starts at position kB and sees what it would have seen.
+what makes a run resumable: its loader starts at position kB and sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from .register import get_panoptic_classes
 
 __all__ = [
     "EquiBatchSampler",
-    "SkipSampler",
     "build_train_sampler",
     "images_of_classes",
     "panoptic_repeat_factors",
@@ -79,16 +78,6 @@ class EquiBatchSampler(Sampler):
                 yield queues[c].pop()
 
 
-class SkipSampler(Sampler):
-    """The stream of another infinite sampler without its first ``skip`` indices."""
-
-    def __init__(self, sampler: Sampler, skip: int):
-        self.sampler, self.skip = sampler, skip
-
-    def __iter__(self) -> Iterator[int]:
-        yield from itertools.islice(self.sampler, self.skip, None)
-
-
 def images_of_classes(
     dataset_dicts: Sequence[dict[str, Any]], classes: PanopticClasses
 ) -> dict[tuple[bool, int], list[int]]:
@@ -118,18 +107,14 @@ def panoptic_repeat_factors(
     return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(annotated, threshold)
 
 
-def build_train_sampler(
-    cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]], start_iter: int = 0
-) -> Sampler:
-    """Build the sampler that DATALOADER.SAMPLER_TRAIN names, for a run that is at ``start_iter``.
+def build_train_sampler(cfg: CfgNode, dataset_dicts: Sequence[dict[str, Any]]) -> Sampler:
+    """Build the sampler that DATALOADER.SAMPLER_TRAIN names.
 
-    The stream depends on SEED alone, and is the same in every run only if SEED is not negative; the
-    position in it on SOLVER.IMS_PER_BATCH and ``start_iter``.
+    The stream depends on SEED alone, and is the same in every run only if SEED is not negative.
 
     Args:
-        cfg: the config; reads SEED, SOLVER.IMS_PER_BATCH, DATASETS.TRAIN and DATALOADER.
+        cfg: the config; reads SEED, DATASETS.TRAIN and DATALOADER.
         dataset_dicts: panoptic dataset dicts.
-        start_iter: the number of iterations that are done.
 
     Returns:
         An infinite sampler of this rank's share of the indices.
@@ -142,12 +127,12 @@ def build_train_sampler(
     seed = cfg.SEED if cfg.SEED >= 0 else None
     size = len(dataset_dicts)
     if name == "TrainingSampler":
-        sampler = TrainingSampler(size, seed=seed)
-    elif name == "RepeatFactorTrainingSampler":
+        return TrainingSampler(size, seed=seed)
+    if name == "RepeatFactorTrainingSampler":
         classes = get_panoptic_classes(cfg.DATASETS.TRAIN)
         factors = panoptic_repeat_factors(dataset_dicts, classes, cfg.DATALOADER.REPEAT_THRESHOLD)
-        sampler = RepeatFactorTrainingSampler(factors, seed=seed)
-    elif name == "EquiBatchSampler":
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    if name == "EquiBatchSampler":
         classes = get_panoptic_classes(cfg.DATASETS.TRAIN)
         images = images_of_classes(dataset_dicts, classes)
         if not images:
@@ -157,11 +142,8 @@ def build_train_sampler(
             f"EquiBatchSampler cycles through {len(images)} classes; the rarest, "
             f"{classes.class_name(*rarest)}, is in {len(images[rarest])} of {size} images."
         )
-        sampler = EquiBatchSampler(list(images.values()), seed=seed)
-    else:
-        raise ConfigError(f"DATALOADER.SAMPLER_TRAIN is '{name}', expected one of {SAMPLERS}")
-    done = start_iter * cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    return SkipSampler(sampler, done)
+        return EquiBatchSampler(list(images.values()), seed=seed)
+    raise ConfigError(f"DATALOADER.SAMPLER_TRAIN is '{name}', expected one of {SAMPLERS}")
 
 
 def _classes_in(dataset_dict: dict[str, Any], classes: PanopticClasses) -> set[tuple[bool, int]]:

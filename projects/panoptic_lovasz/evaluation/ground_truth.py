@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from ..data.classes import IGNORE_LABEL, PanopticClasses
 from ..data.coco_panoptic import read_coco_panoptic_json
 from ..data.id_map import label_runs, read_panoptic_png
 from ..data.paths import Folder
+from ..data.register import load_registered
 from ..errors import DatasetError
 from .panoptic_quality import find_positions
 
@@ -57,7 +58,7 @@ class PanopticGroundTruth:
         self.name = dataset_name
         self.metadata = MetadataCatalog.get(dataset_name)
         self.classes = PanopticClasses.from_metadata(self.metadata)
-        dicts = DatasetCatalog.get(dataset_name)
+        dicts = load_registered(dataset_name)
         if all("pan_seg_file_name" in d and "segments_info" in d for d in dicts):
             self.annotations = {d["image_id"]: self._from_dataset_dict(d) for d in dicts}
         else:
