@@ -142,7 +142,7 @@ FAULTS = {
         lambda d: _set(d.annotation, image_id=99),
         "train.json",
         "annotations[1].image_id",
-        "99 is not the id",
+        "99, of type int, is not the id",
     ),
     "annotation twice": (
         lambda d: d.json["annotations"].append(copy.deepcopy(d.annotation)),

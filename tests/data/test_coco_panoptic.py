@@ -92,7 +92,10 @@ SEGMENT = ("annotations", 1, "segments_info", 2)
         (_set(["images", 1, "width"], "8"), r"images\[1\]: width is '8', expected int"),
         (_set(["annotations", 1], []), r"annotations\[1\] is \[\], expected an object"),
         (_set(["annotations", 1, "image_id"], KeyError), r"annotations\[1\] has no 'image_id'"),
-        (_set(["annotations", 1, "image_id"], 99), r"annotations\[1\]: image_id 99 is not that"),
+        (
+            _set(["annotations", 1, "image_id"], 99),
+            r"annotations\[1\]: image_id 99, of type int, is not",
+        ),
         (
             _set(["annotations", 1, "image_id"], 11),
             "annotations: image_id 11 occurs more than",

@@ -13,7 +13,15 @@ from typing import Any
 
 from ..errors import DatasetError
 from .classes import PanopticClasses
-from .fields import check_field, check_file_name, check_unique, read_bytes, read_json, shorten
+from .fields import (
+    check_field,
+    check_file_name,
+    check_unique,
+    describe_unmatched,
+    read_bytes,
+    read_json,
+    shorten,
+)
 from .id_map import MAX_SEGMENT_ID, VOID
 from .paths import Folder
 
@@ -135,7 +143,8 @@ def _dataset_dict(
     image_id = check_field(annotation, "image_id", (int, str), where)
     image = images.get(image_id)
     if image is None:
-        raise DatasetError(f"{where}: image_id {shorten(image_id)} is not that of any image")
+        what = describe_unmatched(image_id, images, "image")
+        raise DatasetError(f"{where}: image_id {what}")
     segments = check_field(annotation, "segments_info", (list,), where)
     where = f"{where} (image {shorten(image['file_name'])})"
     segments_info = [

@@ -10,7 +10,15 @@ from typing import Any
 from ..errors import DatasetError
 from ..files import open_file
 
-__all__ = ["check_field", "check_file_name", "check_unique", "read_bytes", "read_json", "shorten"]
+__all__ = [
+    "check_field",
+    "check_file_name",
+    "check_unique",
+    "describe_unmatched",
+    "read_bytes",
+    "read_json",
+    "shorten",
+]
 
 
 def read_bytes(file: str | os.PathLike, kind: str = "file") -> bytes:
@@ -74,6 +82,15 @@ def check_unique(values: Iterable[Any], where: str) -> None:
         if value in seen:
             raise DatasetError(f"{where} {shorten(value)} occurs more than once")
         seen.add(value)
+
+
+def describe_unmatched(value: Any, known: Iterable[Any], what: str) -> str:
+    """What to say of an id that is not among those known, such as "1" among integers."""
+    alike = next((k for k in known if str(k) == str(value)), None)
+    hint = ""
+    if alike is not None:
+        hint = f"; there is {shorten(alike)} of type {type(alike).__name__}: write both alike"
+    return f"{shorten(value)}, of type {type(value).__name__}, is not the id of any {what}{hint}"
 
 
 def shorten(value: Any, length: int = 200) -> str:

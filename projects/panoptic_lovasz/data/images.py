@@ -22,6 +22,7 @@ __all__ = [
     "pil_to_rgb",
     "read_header",
     "read_image",
+    "turn",
 ]
 
 # Endings by which the images in a folder are known.
@@ -131,6 +132,17 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
             f"{values.min()} to {values.max()}; expected 8 or 16 bits per channel"
         )
     return np.repeat(high_byte(values)[..., None], 3, axis=2)
+
+
+def turn(values: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an (H, W) map as EXIF turns the image that it belongs to; a view."""
+    if orientation in (5, 6, 7, 8):
+        values = values.T
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    return values
 
 
 def high_byte(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,10 @@
-"""Check a data set in the COCO panoptic format and describe it.
+"""Check a data set in the COCO panoptic format, or one to be converted to it, and describe it.
 
     python -m panoptic_lovasz.tools.check_dataset JSON --images DIR --panoptic DIR
     python -m panoptic_lovasz.tools.check_dataset NAME --config-file my_config.yaml
+    python -m panoptic_lovasz.tools.check_dataset INSTANCES_JSON --images DIR
+
+The last says what ``tools.convert coco`` would make of what an annotation tool exported.
 
 Exit code: 0 if it can be used, 1 if there are errors.
 """
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DatasetError
 from . import cli
+from .convert import add_instance_choices, instance_choices
 
 if TYPE_CHECKING:
     from ..data.checking import CheckReport
@@ -34,29 +38,33 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("dataset", metavar="JSON|NAME", help="panoptic JSON, or the name of a registered data set")
     add("--images", metavar="DIR", help="folder of the images")
-    add("--panoptic", metavar="DIR", help="folder of the id PNGs")
+    add("--panoptic", metavar="DIR", help="folder of the id PNGs; none for COCO instances")
     add("--config-file", metavar="FILE", help="config whose DATASETS.PANOPTIC has the name")
     add("--plot", metavar="PNG", type=Path, help="draw pixels and instances by class")
     add("--fix", action="store_true", help="write a repaired copy beside the original")
     add("--follow-links", action="store_true", help="let links lead out of the two folders")
     add("--workers", type=cli.positive, metavar="N", help="threads (one a processor)")
     add("--all", action="store_true", help="print every fault, not the first 50")
+    add_instance_choices(parser.add_argument_group("of a COCO instances JSON"))
     return parser
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..data.checking import check_coco_panoptic, repair_coco_panoptic
+    from ..data.checking import check_coco_instances, check_coco_panoptic, repair_coco_panoptic
 
     json_file, images, panoptic = _locate(args)
     links = args.follow_links
-    report = check_coco_panoptic(
-        json_file, images, panoptic, workers=args.workers, follow_links=links
-    )
+    if panoptic is None:
+        report = check_coco_instances(json_file, images, **instance_choices(args))
+    else:
+        report = check_coco_panoptic(
+            json_file, images, panoptic, workers=args.workers, follow_links=links
+        )
     _print(report, None if args.all else 50)
     if args.plot:
         report.statistics.plot(args.plot)
         print(f"Plot: {args.plot}")
-    if args.fix:
+    if args.fix and panoptic is not None:
         fixed_json, fixed_panoptic = repair_coco_panoptic(
             report, json_file, panoptic, follow_links=links
         )
@@ -64,9 +72,12 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if report.errors else 0
 
 
-def _locate(args: argparse.Namespace) -> tuple[str, str, str]:
-    if bool(args.images) != bool(args.panoptic):
-        raise argparse.ArgumentError(None, "--images and --panoptic go together")
+def _locate(args: argparse.Namespace) -> tuple[str, str, str | None]:
+    """JSON and the folders of images and PNGs, which an instances JSON does not have."""
+    if args.panoptic and not args.images:
+        raise argparse.ArgumentError(None, "--panoptic needs --images")
+    if args.fix and args.images and not args.panoptic:
+        raise argparse.ArgumentError(None, "--fix repairs panoptic data sets: give --panoptic")
     if args.images:
         return args.dataset, args.images, args.panoptic
     from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -74,7 +85,7 @@ def _locate(args: argparse.Namespace) -> tuple[str, str, str]:
     if args.config_file:
         from ..config import load_config
 
-        load_config(args.config_file)
+        args.follow_links |= load_config(args.config_file).DATASETS.FOLLOW_LINKS
     if args.dataset not in DatasetCatalog.list():
         raise DatasetError(
             f"'{args.dataset}' is not a registered data set: give --config-file with the config "

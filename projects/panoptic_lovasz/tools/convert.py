@@ -10,9 +10,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import cli
 
@@ -56,9 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_follow_links(labels)
     coco = _add_folders(layouts, "coco", _coco, "COCO instances, with stuff as polygons or PNGs")
     coco.add_argument("--instances-json", required=True, metavar="JSON", help="polygons or RLE")
-    coco.add_argument(
-        "--stuff-names", nargs="+", default=[], metavar="NAME", help="its categories that are stuff"
-    )
+    add_instance_choices(coco)
+    _add_follow_links(coco)
     coco.add_argument("--stuff", metavar="FOLDER", help="PNGs of stuff ids")
     coco.add_argument("--stuff-categories", metavar="JSON", help="their categories: id, name")
     coco.add_argument("--void", type=int, nargs="*", default=[0, 255], help="labels (%(default)s)")
@@ -84,6 +85,24 @@ def _add_layout(layouts, name: str, convert, text: str) -> argparse.ArgumentPars
 def _add_follow_links(parser: argparse.ArgumentParser) -> None:
     text = "let symbolic links lead out of the folders"
     parser.add_argument("--follow-links", action="store_true", help=text)
+
+
+def add_instance_choices(parser: argparse._ActionsContainer) -> None:
+    """Options for what annotation tools write: the fields of ``InstanceChoices``."""
+    add = parser.add_argument
+    add("--stuff-names", nargs="+", default=[], metavar="NAME", help="categories that are stuff")
+    add("--crowds-as-objects", action="store_true", help="take iscrowd 1 (CVAT's masks) as objects")
+    add("--boxes-as-masks", action="store_true", help="fill the boxes of those without a mask")
+    add("--keep-root", action="store_true", help="keep the supercategory of all as a class")
+    add("--skip-missing", action="store_true", help="leave out images whose file is missing")
+    add("--stored-pixels", action="store_true", help="drawn before EXIF turns the images")
+
+
+def instance_choices(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of ``InstanceChoices`` that the options give."""
+    from ..data.coco_instances import InstanceChoices
+
+    return {f.name: getattr(args, f.name) for f in dataclasses.fields(InstanceChoices)}
 
 
 def _release(args: argparse.Namespace) -> dict[str, int]:
@@ -127,11 +146,11 @@ def _coco(args: argparse.Namespace) -> dict[str, int]:
         args.images,
         args.json,
         args.panoptic,
-        stuff_names=args.stuff_names,
         stuff_pngs=args.stuff,
         stuff_categories=read_categories(args.stuff_categories) if args.stuff_categories else (),
         void_labels=args.void,
         overwrite=args.overwrite,
+        **instance_choices(args),
     )
     return {args.json: count}
 

@@ -1,13 +1,16 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from panoptic_lovasz.data import load_coco_panoptic_json
+from panoptic_lovasz.data.checking import check_coco_instances
 from panoptic_lovasz.data.converters import convert_coco_instances
+from panoptic_lovasz.data.id_map import read_panoptic_png
 from panoptic_lovasz.errors import DatasetError
-from panoptic_lovasz.tools import convert
+from panoptic_lovasz.tools import check_dataset, convert
 
 STUFF = [{"id": 92, "name": "grass"}, {"id": 93, "name": "sky"}]
 
@@ -80,13 +83,13 @@ def test_a_mask_that_cannot_be_decoded_is_named_with_its_annotation(source):
     content = json.loads((source / "instances.json").read_text())
     content["annotations"][1]["segmentation"] = {"size": [20, 30], "counts": None}
     (source / "instances.json").write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match=r"a\.jpg: the mask of annotation 2 cannot be decoded"):
+    with pytest.raises(DatasetError, match=r"a\.jpg: annotation 2: its RLE has the counts None"):
         _convert(source)
 
 
 def test_a_file_that_is_no_instances_json_is_named(source):
     (source / "instances.json").write_text("[]")
-    with pytest.raises(DatasetError, match=r"instances\.json is no COCO instances JSON"):
+    with pytest.raises(DatasetError, match=r"instances\.json is not a COCO instances JSON"):
         _convert(source)
 
 
@@ -131,9 +134,9 @@ def test_a_stuff_name_that_the_json_lacks_is_an_error_that_lists_what_it_has(sou
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda c: c.pop("images"), "is no COCO instances JSON.*images or categories"),
-        (lambda c: c["images"][0].pop("file_name"), r"images\[0\] has no 'file_name'"),
-        (lambda c: c["categories"][0].pop("name"), r"categories\[0\] has no 'name'"),
+        (lambda c: c.pop("images"), "is not a COCO instances JSON: it has no list 'images'"),
+        (lambda c: c["images"][0].pop("file_name"), r"images\[0\]: has no 'file_name'"),
+        (lambda c: c["categories"][0].pop("name"), r"categories\[0\]: has no 'name'"),
     ],
 )
 def test_a_json_that_lacks_a_field_is_an_error_that_names_it(source, spoil, message):
@@ -167,3 +170,246 @@ def test_the_command_line_converts_with_stuff_from_pngs(source, capsys):
     argv += ["--overwrite", "--stuff-categories", str(source / "stuff.json")]
     assert convert.main(argv) == 1
     assert capsys.readouterr().err == "error: stuff_categories[0] has no 'id'\n"
+
+
+CATEGORIES = [{"id": 1, "name": "car"}, {"id": 2, "name": "road"}]
+SQUARE = [[2, 2, 12, 2, 12, 10, 2, 10]]
+BRUSH = {"size": [30, 40], "counts": [62, 8, 22, 8, 22, 8, 22, 8, 1040]}
+
+
+def annotation(number, category=1, segmentation=SQUARE, **fields):
+    made = {"id": number, "image_id": 1, "category_id": category, "segmentation": segmentation}
+    return {**made, "bbox": [2, 2, 10, 8], "area": 80, "iscrowd": 0, **fields}
+
+
+class Export:
+    """What an annotation tool exported: one image, 40 x 30, and a JSON to be spoilt."""
+
+    def __init__(self, root):
+        self.root = root
+        (root / "images").mkdir()
+        self.content = {
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
+            "annotations": [annotation(1)],
+            "categories": CATEGORIES,
+        }
+        self.save_image()
+
+    def save_image(self, name="a.jpg", size=(40, 30), orientation=1):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.new("RGB", size, (90, 120, 60)).save(self.root / "images" / name, exif=exif)
+
+    def paths(self):
+        (self.root / "in.json").write_text(json.dumps(self.content))
+        return self.root / "in.json", self.root / "images"
+
+    def convert(self, **choices):
+        out = self.root / "out.json", self.root / "out"
+        convert_coco_instances(*self.paths(), *out, progress=False, overwrite=True, **choices)
+        return json.loads(out[0].read_text())
+
+    def segments(self, **choices):
+        found = self.convert(**choices)["annotations"][0]["segments_info"]
+        return [(s["category_id"], s["iscrowd"], s["area"]) for s in found]
+
+    def faults(self, **choices):
+        report = check_coco_instances(*self.paths(), progress=False, **choices)
+        return [str(f) for f in report.faults]
+
+
+@pytest.fixture
+def export(tmp_path):
+    return Export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_id", "1", r"image_id '1', of type str, is not the id of any image; there is 1 of"),
+        ("image_id", 7, r"image_id 7, of type int, is not the id of any image"),
+        ("category_id", 9, r"category_id 9, of type int, is not the id of any category"),
+        ("category_id", "1", r"category_id is '1', expected int"),
+        ("image_id", None, r"image_id is None"),
+        ("iscrowd", 2, r"iscrowd is 2, expected 0 or 1"),
+    ],
+)
+def test_an_annotation_that_refers_to_nothing_is_an_error_that_names_it(
+    export, field, value, message
+):
+    export.content["annotations"] = [annotation(5), annotation(6, **{field: value})]
+    with pytest.raises(DatasetError, match=rf"in\.json: annotations\[1\]: .*{message}"):
+        export.convert()
+    assert not (export.root / "out.json").exists()
+    assert any("error" in fault and "annotations[1]" in fault for fault in export.faults())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c["images"].append({**c["images"][0], "file_name": "b.jpg"}), "1 is the id of"),
+        (lambda c: c["images"].append({**c["images"][0], "id": 2}), "'a.jpg' is that of an earl"),
+        (lambda c: c.update(categories=[*CATEGORIES, CATEGORIES[0]]), "the id 1 occurs 2 times"),
+        (
+            lambda c: c.update(categories=[*CATEGORIES, {"id": 3, "name": "car"}]),
+            "the name 'car' occurs 2 times",
+        ),
+    ],
+)
+def test_what_is_there_twice_is_an_error_that_names_it(export, spoil, message):
+    spoil(export.content)
+    with pytest.raises(DatasetError, match=rf"in\.json: .*{message}"):
+        export.convert()
+
+
+def test_image_ids_may_be_numbers_and_texts(export):
+    export.content["images"].append({"id": "1", "file_name": "b.jpg", "width": 40, "height": 30})
+    export.save_image("b.jpg")
+    export.content["annotations"].append(annotation(2, image_id="1"))
+    converted = export.convert()
+    assert [a["image_id"] for a in converted["annotations"]] == [1, "1"]
+    assert all(len(a["segments_info"]) == 1 for a in converted["annotations"])
+
+
+def test_brush_masks_marked_as_crowds_are_told_and_can_be_objects(export, caplog):
+    export.content["annotations"] = [annotation(1, segmentation=BRUSH, iscrowd=1)]
+    assert export.segments() == [(1, 1, 32)]
+    assert "1 of the 1 annotations of things are crowds (iscrowd 1), 1 of them RLE" in caplog.text
+    assert any("--crowds-as-objects" in fault for fault in export.faults())
+    assert export.segments(crowds_as_objects=True) == [(1, 0, 32)]
+
+
+@pytest.mark.parametrize("name", ["street", "car"])
+@pytest.mark.parametrize("supercategory", ["none", "", None])
+def test_the_root_category_of_roboflow_is_left_out(export, caplog, name, supercategory):
+    root = {"id": 0, "name": name, "supercategory": supercategory}
+    export.content["categories"] = [root, *({**c, "supercategory": name} for c in CATEGORIES)]
+    assert [c["id"] for c in export.convert()["categories"]] == [1, 2]
+    assert f"'{name}' (id 0) is the supercategory of all others" in caplog.text
+    if name == "street":
+        kept = export.convert(keep_root=True)["categories"]
+        assert [c["name"] for c in kept] == ["street", "car", "road"]
+
+
+def test_a_category_that_has_annotations_or_a_kind_of_its_own_is_no_root(export):
+    export.content["categories"] = [
+        {"id": 1, "name": "car", "supercategory": "none"},
+        {"id": 2, "name": "road", "supercategory": "car"},
+    ]
+    assert len(export.convert()["categories"]) == 2
+    export.content["annotations"] = [annotation(1, 2)]
+    export.content["categories"][0]["supercategory"] = "car"
+    assert len(export.convert()["categories"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        ([], "only a box"),
+        (None, "only a box"),
+        ([[10, 10, 14, 12]], "less than three points"),
+        ([[100, 100, 120, 100, 120, 120]], "covers no pixel"),
+    ],
+)
+def test_a_degenerate_annotation_is_left_out_counted_and_named(
+    export, caplog, segmentation, reason
+):
+    bad = annotation(2, segmentation=segmentation)
+    if segmentation is None:
+        del bad["segmentation"]
+    export.content["annotations"].append(bad)
+    assert export.segments() == [(1, 0, 80)]
+    assert "1 annotations are left out, the first is 2 of a.jpg" in caplog.text
+    assert reason in caplog.text
+    assert any(reason in fault for fault in export.faults())
+    export.content["annotations"].pop(0)
+    boxes = [(1, 0, 80)] if "box" in reason else []
+    assert export.segments(boxes_as_masks=True) == boxes
+
+
+def test_what_is_repeated_or_hidden_is_counted(export, caplog):
+    larger = [[3, 3, 11, 3, 11, 9, 3, 9]]
+    export.content["annotations"] = [annotation(1), annotation(2), annotation(3, 2, larger)]
+    assert export.segments(stuff_names=["road"]) == [(1, 0, 80)]
+    assert "1 repeat another's mask" in caplog.text and "1 masks are hidden" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_masks_are_those_of_the_upright_image_unless_they_were_drawn_on_the_stored_pixels(
+    export, caplog, orientation
+):
+    export.save_image(orientation=orientation)
+    turned = orientation >= 5
+    if turned:
+        with pytest.raises(DatasetError, match=r"orientation \d.* --stored-pixels"):
+            export.convert()
+    drawn = np.zeros((30, 40), np.uint8)
+    drawn[2:10, 2:12] = 1
+    export.convert(stored_pixels=True)
+    png = export.root / "out/a.png"
+    with Image.open(export.root / "images/a.jpg") as photo:
+        mask = Image.fromarray(drawn)
+        mask.info["exif"] = photo.info["exif"]
+        expected = np.asarray(ImageOps.exif_transpose(mask))
+    np.testing.assert_array_equal(read_panoptic_png(png) > 0, expected)
+    if turned:
+        export.content["images"][0].update(width=30, height=40)
+    export.convert()
+    found = read_panoptic_png(png)
+    assert found.shape == ((40, 30) if turned else (30, 40)) and (found[2:10, 2:12] > 0).all()
+    assert "1 images are turned by their EXIF orientation" in caplog.text
+
+
+def test_missing_images_are_counted_and_can_be_left_out(export):
+    export.content["images"].append({"id": 2, "file_name": "b.jpg", "width": 40, "height": 30})
+    with pytest.raises(DatasetError, match=r"1 of 2 image files are missing: .*'b\.jpg'; --skip"):
+        export.convert()
+    assert len(export.convert(skip_missing=True)["images"]) == 1
+    (export.root / "images/a.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"2 of 2 image files are missing"):
+        export.convert(skip_missing=True)
+
+
+def test_colors_may_be_written_as_on_web_pages(export):
+    export.content["categories"] = [{**CATEGORIES[0], "color": "#e6194b"}, CATEGORIES[1]]
+    assert export.convert()["categories"][0]["color"] == [230, 25, 75]
+
+
+def test_memory_does_not_grow_with_the_number_of_instances(export):
+    size = (1500, 1000)
+    export.save_image(size=size)
+    export.content["images"][0].update(width=size[0], height=size[1])
+    corners = np.random.default_rng(0).integers(0, 900, (200, 2)).tolist()
+    squares = [[[x, y, x + 50, y, x + 50, y + 50, x, y + 50]] for x, y in corners]
+    peaks = []
+    for count in (5, 200):
+        export.content["annotations"] = [annotation(n, 1, s) for n, s in enumerate(squares[:count])]
+        tracemalloc.start()
+        export.convert()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 5e6  # 195 masks of a byte a pixel are 290 MB
+
+
+def test_the_check_says_what_the_image_files_are_like(export):
+    Image.fromarray(np.full((30, 40), 4000, np.uint16)).save(export.root / "images/deep.png")
+    Image.fromarray(np.ones((30, 40), np.float32)).save(export.root / "images/float.tif")
+    for n, name in enumerate(("deep.png", "float.tif"), start=2):
+        export.content["images"].append({"id": n, "file_name": name, "width": 40, "height": 30})
+    export.save_image("extra.jpg")
+    faults = "\n".join(export.faults())
+    assert "deep.png: bits: it has 16 bits per channel" in faults and "nearly black" in faults
+    assert "float.tif: pixels:" in faults and "floats" in faults
+    assert "1 are not in the JSON: extra.jpg" in faults
+    assert "2 of 3 have no annotation" in faults
+
+
+def test_the_command_line_checks_an_export_and_says_what_each_class_would_have(export, capsys):
+    json_file, images = map(str, export.paths())
+    assert check_dataset.main([json_file, "--images", images, "--stuff-names", "road"]) == 0
+    printed = capsys.readouterr().out
+    assert "warning: " in printed and "1 have no annotation: 'road'" in printed
+    assert "car" in printed and "0 errors, 1 warnings" in printed
+    export.content["annotations"][0]["image_id"] = "1"
+    export.paths()
+    assert check_dataset.main([json_file, "--images", images]) == 1

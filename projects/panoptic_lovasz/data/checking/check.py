@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,34 +15,14 @@ from tqdm import tqdm
 from ...errors import DatasetError
 from ..classes import PanopticClasses
 from ..coco_panoptic import check_segment, read_coco_panoptic_json
-from ..fields import check_field, check_file_name
+from ..fault import Fault
+from ..fields import check_field, check_file_name, describe_unmatched
 from ..images import is_hidden
 from ..paths import Folder
 from .files import ImageFindings, check_files
 from .statistics import Statistics
 
-__all__ = ["CheckReport", "Fault", "check_coco_panoptic"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong, or worth a look, in one place.
-
-    Attributes:
-        file: the file that it is in.
-        field: the field of the JSON, or "pixels", "size" ... of an image.
-        message: value found, value expected.
-        is_error: False for what training and evaluation can live with.
-    """
-
-    file: str
-    field: str
-    message: str
-    is_error: bool = True
-
-    def __str__(self) -> str:
-        kind = "error" if self.is_error else "warning"
-        return f"{kind}: {self.file}: {self.field}: {self.message}"
+__all__ = ["CheckReport", "check_coco_panoptic", "unlisted_files"]
 
 
 @dataclass
@@ -118,7 +98,9 @@ def check_coco_panoptic(
         if found.areas:
             findings[index] = found
     _check_categories(outline, statistics)
-    _check_unlisted(outline, Path(images), Path(panoptic))
+    outline.faults += unlisted_files(images, (i["file_name"] for i in outline.images.values()))
+    pngs = (a["file_name"] for a in outline.annotations.values())
+    outline.faults += unlisted_files(panoptic, pngs)
     return CheckReport(outline.faults, content, findings, statistics)
 
 
@@ -157,7 +139,8 @@ def _check_annotations(annotations: list[Any], outline: _Outline) -> None:
             outline.fault(where, str(error))
             continue
         if image_id not in outline.images:
-            outline.fault(f"{where}.image_id", f"{image_id!r} is not the id of any sound image")
+            what = describe_unmatched(image_id, outline.images, "sound image")
+            outline.fault(f"{where}.image_id", what)
             continue
         if image_id in annotated:
             outline.fault(f"{where}.image_id", f"{image_id!r} has an earlier annotation, too")
@@ -213,17 +196,12 @@ def _check_categories(outline: _Outline, statistics: Statistics) -> None:
             outline.fault("categories", f"the thing {row.name} has crowds, no instance", False)
 
 
-def _check_unlisted(outline: _Outline, images: Path, panoptic: Path) -> None:
-    listed = {
-        images: {i["file_name"] for i in outline.images.values()},
-        panoptic: {a["file_name"] for a in outline.annotations.values()},
-    }
-    for folder, names in listed.items():
-        present = {p.name for p in folder.iterdir() if p.is_file()} if folder.is_dir() else set()
-        unlisted = sorted(present - {os.path.basename(name) for name in names})
-        unlisted = [name for name in unlisted if not is_hidden(name)]
-        if unlisted:
-            some = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
-            outline.faults.append(
-                Fault(str(folder), "files", f"{len(unlisted)} are not in the JSON: {some}", False)
-            )
+def unlisted_files(folder: str | os.PathLike, names: Iterable[str]) -> Iterator[Fault]:
+    """A warning if a folder has files that none of the names is of."""
+    root = os.fspath(folder)
+    files = Path(root).iterdir() if os.path.isdir(root) else ()
+    present = {p.name for p in files if p.is_file() and not is_hidden(p.name)}
+    unlisted = sorted(present - {os.path.basename(name) for name in names})
+    if unlisted:
+        some = ", ".join(unlisted[:3]) + (", ..." if len(unlisted) > 3 else "")
+        yield Fault(root, "files", f"{len(unlisted)} are not in the JSON: {some}", False)

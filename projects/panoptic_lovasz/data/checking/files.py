@@ -15,7 +15,7 @@ from ..id_map import VOID, find_segments, read_panoptic_png
 from ..images import ImageSizeError, read_header, read_image
 from ..paths import Folder
 
-__all__ = ["ImageFindings", "check_files"]
+__all__ = ["ImageFindings", "check_files", "check_image"]
 
 _DARK = 16  # high bytes of 16-bit images below this: 12 bits or fewer are used
 
@@ -52,7 +52,7 @@ def check_files(image: dict, annotation: dict, images: Folder, panoptic: Folder)
         for record, folder in ((image, images), (annotation, panoptic))
     )
     if image_file is not None:
-        faults = _check_image(image_file, declared, found)
+        faults = check_image(image_file, declared, found)
         found.faults += [(image_file, *fault) for fault in faults]
     if png_file is None:
         return found
@@ -80,7 +80,7 @@ def _find(name: str, folder: Folder, found: ImageFindings) -> str | None:
     return None
 
 
-def _check_image(
+def check_image(
     file: str, declared: tuple[int, int], found: ImageFindings
 ) -> Iterator[tuple[str, str, bool]]:
     """Read an image; what is wrong with it as (field, message, is_error)."""

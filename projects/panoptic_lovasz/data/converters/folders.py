@@ -16,7 +16,7 @@ from ...files import open_file
 from ..images import IMAGE_SUFFIXES, ImageHeader, is_hidden, read_header
 from ..paths import Folder
 
-__all__ = ["label_reader", "link_folder", "list_images", "pair_files", "warn_of_turned"]
+__all__ = ["LabelReader", "find_png", "label_reader", "link_folder", "list_images", "pair_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def pair_files(images: Path, labels: Path, follow_links: bool = False) -> list[t
     for image in list_images(images, follow_links):
         name = image.relative_to(images)
         try:
-            pairs.append((image, _find_png(name, label_folder)))
+            pairs.append((image, find_png(name, label_folder)))
         except FileNotFoundError:
             missing.append(str(name.with_suffix(".png")))
     if missing:
@@ -64,7 +64,12 @@ def pair_files(images: Path, labels: Path, follow_links: bool = False) -> list[t
     return pairs
 
 
-def _find_png(name: Path, folder: Folder) -> Path:
+def find_png(name: Path, folder: Folder) -> Path:
+    """The PNG of a name, whatever its suffix and however "png" is written.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     for suffix in (".png", ".PNG"):
         with contextlib.suppress(FileNotFoundError):
             return Path(folder.find(str(name.with_suffix(suffix))))
@@ -94,10 +99,10 @@ def label_reader() -> Iterator[LabelReader]:
         return _read_labels(label_file, image_file, header)
 
     yield read
-    warn_of_turned(list(turned))
+    _warn_of_turned(list(turned))
 
 
-def warn_of_turned(images: Sequence[Path]) -> None:
+def _warn_of_turned(images: Sequence[Path]) -> None:
     """Say that images are turned by EXIF: sizes cannot tell how annotations were drawn."""
     if images:
         logger.warning(
