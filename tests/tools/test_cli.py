@@ -68,7 +68,7 @@ def test_wrong_arguments_are_exit_code_two_with_the_usage(work, argv, message, c
 @pytest.mark.parametrize(
     ("tool", "argv", "message"),
     [
-        (check_dataset, ["a.json", "--images", "b"], "--images and --panoptic go together"),
+        (check_dataset, ["a.json", "--panoptic", "b"], "--panoptic needs --images"),
         (compare, ["--losses", "ce,none"], "--losses: 'none' is not one of ce, "),
         (compare, ["--losses", "ce,ce"], "--losses must differ from each other"),
         (compare, ["--seeds", "0"], "argument --seeds: found 0, expected at least 1"),
