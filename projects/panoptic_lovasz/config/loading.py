@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import os
 import re
@@ -27,6 +28,9 @@ from .found import take_allowed
 __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
 
 logger = logging.getLogger(__name__)
+
+# Environment variable: modules of the user's own, with commas, that register losses, backbones ...
+PLUGINS_VARIABLE = "PANOPTIC_LOVASZ_PLUGINS"
 
 _TYPE_MISMATCH = re.compile(  # yacs's message
     r"Type mismatch \(<class '(.*)'> vs\. <class '(.*)'>\) with values \((.*) vs\. (.*)\) "
@@ -111,9 +115,20 @@ def shareable(cfg: CN) -> CN:
 
 
 def _default_config() -> CN:
+    _import_plugins()
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)
     return cfg
+
+
+def _import_plugins() -> None:
+    for name in filter(None, os.getenv(PLUGINS_VARIABLE, "").split(",")):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"${PLUGINS_VARIABLE} names the module {name!r}, which cannot be imported: {error}"
+            ) from error
 
 
 def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> CN:
