@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,22 +13,10 @@ import panoptic_lovasz
 
 ROOT = Path(panoptic_lovasz.__file__).parent
 GROUND = {"visualization", *(file.stem for file in ROOT.glob("*.py"))}  # single modules, drawing
-# A room imports the ground, the rooms named here, and what those may import.
-MAY_IMPORT = {
-    "losses": (),
-    "merging": (),
-    "data": (),
-    "modeling": ("losses", "merging"),
-    "evaluation": ("data",),
-    "checkpoint": ("data",),
-    "config": ("data", "checkpoint", "modeling"),
-    "reporting": ("config", "evaluation"),
-    "model_zoo": ("reporting",),  # a published model takes the results that its training left
-    "engine": ("model_zoo",),
-    "inference": ("model_zoo",),
-    "comparison": ("engine",),
-    "tools": ("comparison", "inference"),
-}
+PAGE = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(\w+)/` \|.*\|(.*)\|$", re.M)
+# A room imports the ground, the rooms that the page's table names, and what those may import.
+MAY_IMPORT = {room: re.findall(r"`(\w+)`", others) for room, others in ROW.findall(PAGE)}
 # Public names that forward to where they live.
 FORWARDED = {("losses/__init__.py", "modeling"), ("model_zoo/__main__.py", "tools")}
 DETECTRON2_SIDE = {"augmentation", "build", "mapper", "masks", "register", "samplers"}
@@ -99,13 +88,22 @@ def test_every_room_imports_only_what_lies_below_it():
         room, name = _module(file)[:1], file.relative_to(ROOT).as_posix()
         if not room:  # the package's own __init__ offers names of all rooms
             continue
-        assert room[0] in rooms, f"{name}: say here and in docs/architecture.md who may import it"
+        assert room[0] in rooms, f"{name}: say in docs/architecture.md what it may import"
         allowed = GROUND | (set() if room[0] in GROUND else _allowed(room[0]))
         for imported in _imports(file):
             target = imported[0] if imported else None
             if target in rooms - allowed and (name, target) not in FORWARDED:
                 wrong.append(f"{name} imports {'.'.join(imported)}")
     assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_the_readme_names_every_room_and_document():
+    readme = (ROOT.parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## What is where") : readme.index("## Cite")]
+    rooms = {file.parent.name for file in ROOT.glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}/`" not in section} == set()
+    documents = {file.name for file in (ROOT.parents[1] / "docs").glob("*.md")}
+    assert {name for name in documents if f"(docs/{name})" not in section} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle():
