@@ -56,7 +56,7 @@ def test_a_checkpoint_folder_is_enough(checkpoint_folder, predictor, photo):
 
 def test_without_a_final_model_the_last_checkpoint_is_taken(checkpoint_folder):
     (checkpoint_folder / "model_final.pth").rename(checkpoint_folder / "model_0000099.pth")
-    with pytest.raises(ConfigError, match=r"holds no checkpoint: looked for \['model_final.pth'\]"):
+    with pytest.raises(ConfigError, match=r"no checkpoint: looked for \['model_final.pth', 'model"):
         PanopticPredictor.from_checkpoint(checkpoint_folder)
     (checkpoint_folder / "last_checkpoint").write_text("model_0000099.pth")
     PanopticPredictor.from_checkpoint(checkpoint_folder)

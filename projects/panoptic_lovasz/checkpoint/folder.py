@@ -11,7 +11,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
 from .classes_json import classes_from_json, classes_to_json
 from .plain import read_text
-from .published import read_model_info
+from .published import HUB_WEIGHTS, read_model_info
 
 __all__ = ["Checkpoint", "check_same_classes", "find_checkpoint", "save_classes"]
 
@@ -33,8 +33,8 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
     Args:
         path: a folder that training wrote (its ``model_final.pth`` is taken, else the last
-            checkpoint), a weights file in such a folder, or a published .safetensors file, which
-            needs nothing beside it.
+            checkpoint), a weights file in such a folder, a published .safetensors file, which needs
+            nothing beside it, or a folder in the Hugging Face Hub's layout.
 
     Raises:
         ConfigError: if there is no such file, or no ``config.yaml`` beside it.
@@ -92,6 +92,7 @@ def _weights_in(folder: Path) -> Path:
     candidates = ["model_final.pth"]
     if last.is_file():
         candidates.append(Path(read_text(last).strip()).name)  # in this folder, whatever it says
+    candidates.append(HUB_WEIGHTS)
     for name in candidates:
         if (folder / name).is_file():
             return folder / name

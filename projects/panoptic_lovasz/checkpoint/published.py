@@ -1,4 +1,4 @@
-"""What a published model says about itself, in the metadata of its safetensors file."""
+"""What a published model says about itself, in its safetensors file or in config.json beside it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..data.classes import PanopticClasses
 from ..errors import CheckpointError
 from .classes_json import classes_from_json, classes_to_json
 from .plain import MAX_CHARACTERS, parse_json, parse_yaml, read_text
 
-__all__ = ["ModelInfo", "read_found_config", "read_model_info", "sha256_of"]
+__all__ = [
+    "HUB_CONFIG",
+    "HUB_WEIGHTS",
+    "ModelInfo",
+    "read_found_config",
+    "read_model_info",
+    "sha256_of",
+]
 
 _FORMAT_KEY, _FORMAT = "panoptic_lovasz", "1"  # version of this metadata
 _TEXT_FIELDS = ("name", "config", "dataset", "license")
 _FIELDS = (*_TEXT_FIELDS, "classes", "metrics", "versions")
+HUB_CONFIG, HUB_WEIGHTS = "config.json", "model.safetensors"  # the Hugging Face Hub's names
 _NAME_WITH_HASH = re.compile(r"_([0-9a-f]{8})\.safetensors$")
 
 
@@ -92,6 +102,8 @@ class ModelInfo:
 def read_model_info(file: str | Path) -> ModelInfo | None:
     """Read what a published model says about itself; None if the file is no published model.
 
+    A ``model.safetensors`` without metadata of its own has it in the ``config.json`` beside it.
+
     Raises:
         CheckpointError: if the file is damaged, or not the one that its name's hash stands for, or
             a metadata field is missing, too long, or not of its form.
@@ -107,7 +119,9 @@ def read_model_info(file: str | Path) -> ModelInfo | None:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"weights {file} cannot be read: {error}") from error
     if _FORMAT_KEY not in metadata:
-        return None
+        config_file = file.with_name(HUB_CONFIG)
+        is_hub = file.name == HUB_WEIGHTS and config_file.is_file()
+        return _read_hub_config(config_file) if is_hub else None
     promised = _NAME_WITH_HASH.search(file.name)
     if promised and not (found := sha256_of(file)).startswith(promised[1]):
         raise CheckpointError(
@@ -115,6 +129,19 @@ def read_model_info(file: str | Path) -> ModelInfo | None:
             f"{promised[1]}, but it starts with {found[:8]}"
         )
     return ModelInfo.from_metadata(metadata, str(file))
+
+
+def _read_hub_config(file: Path) -> ModelInfo | None:
+    """Read a ``config.json``; None if it is another library's."""
+    content = parse_json(read_text(file), str(file))
+    if not isinstance(content, dict) or _FORMAT_KEY not in content:
+        return None
+    try:  # floats as YAML writes them: its readers take JSON's 1e-05 for text
+        content["config"] = yaml.safe_dump(content.get("config"))
+        fields = {k: v if isinstance(v, str) else json.dumps(v) for k, v in content.items()}
+    except RecursionError as error:
+        raise CheckpointError(f"{file}: its values are nested too deeply") from error
+    return ModelInfo.from_metadata(fields, str(file))
 
 
 def read_found_config(file: str | Path) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
@@ -20,9 +20,11 @@ from PIL import Image
 from ..checkpoint import load_weights
 from ..config import load_config, load_found_config
 from ..data import PanopticClasses
-from ..errors import ConfigError, DatasetError
-from ..model_zoo import find_model
+from ..errors import CheckpointError, ConfigError, DatasetError
+from ..model_zoo import fetch_from_hub, find_model, save_hub_folder
+from ..model_zoo.publishing import describe
 from ..modeling import clear_build_errors
+from .defaults import choose_device, class_counts, classes_of_config
 from .images import as_rgb
 from .result import PanopticResult
 
@@ -74,13 +76,13 @@ class PanopticPredictor:
             raise ConfigError(f"array_order is {array_order!r}, expected 'RGB' or 'BGR'")
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        self.cfg.MODEL.DEVICE = _device(device, cfg.MODEL.DEVICE)
-        self.classes = classes or _registered_classes(cfg) or _numbered_classes(cfg)
-        if not _fit(self.classes, cfg):
+        self.cfg.MODEL.DEVICE = choose_device(device, cfg.MODEL.DEVICE)
+        self.classes = classes or classes_of_config(cfg)
+        if class_counts(cfg) != (self.classes.num_things, self.classes.num_semantic):
             raise ConfigError(
                 f"{self.classes.num_things} thing and {self.classes.num_semantic} semantic classes "
                 f"are given, but MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES "
-                f"are {_class_counts(cfg)}"
+                f"are {class_counts(cfg)}"
             )
         self.batch_size = batch_size
         self.amp = amp
@@ -127,6 +129,59 @@ class PanopticPredictor:
         weights = ("MODEL.WEIGHTS", os.fspath(checkpoint.weights))
         cfg = load(checkpoint.config_file, [*weights, *opts])
         return cls(cfg, **{"classes": checkpoint.classes, **options})
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike, *, revision: str | None = None, **options
+    ) -> PanopticPredictor:
+        """Load a folder that :meth:`save_pretrained` wrote, or a model by name.
+
+        Args:
+            name: such a folder, or anything that :meth:`from_checkpoint` takes; if it is neither,
+                the "owner/name" of a model of the Hugging Face Hub, which ``huggingface_hub`` then
+                has in its cache or downloads.
+            revision: a branch, tag or commit of the latter.
+            options: those of :meth:`from_checkpoint`.
+
+        Raises:
+            ConfigError, CheckpointError: see :meth:`from_checkpoint`; it reads models of the Hub,
+                too, by its rules of safe loading.
+        """
+        name = os.fspath(name)
+        try:
+            return cls.from_checkpoint(name, **options)
+        except CheckpointError:
+            raise
+        except ConfigError as error:
+            if os.path.exists(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+                raise
+            try:
+                folder = fetch_from_hub(name, revision)
+            except ConfigError as hub_error:
+                raise ConfigError(f"{error}; {hub_error}") from hub_error
+        return cls.from_checkpoint(folder, **options)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike,
+        *,
+        license: str = "unknown",
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Save the model as a folder in the Hugging Face Hub's layout, without the network.
+
+        Args:
+            folder: ``config.json``, ``model.safetensors`` and ``README.md`` are written into it;
+                its name becomes the model's.
+            license: of the weights, as the Hub names it: "cc-by-4.0".
+            metrics: values by name ("panoptic_seg/PQ"), in percent; none if it was not evaluated.
+                ``model_zoo.read_metrics`` has those of a training.
+        """
+        name = Path(folder).resolve().name
+        info = describe(
+            self.cfg, name, classes=self.classes, metrics=metrics or {}, license=license
+        )
+        save_hub_folder(folder, info, self.model.state_dict())
 
     @property
     def categories(self) -> list[dict]:
@@ -242,45 +297,3 @@ class _Input(NamedTuple):
     rgb: np.ndarray  # uint8 (H, W, 3), original size
     tensor: torch.Tensor  # uint8 (3, h, w), as the network takes it
     source: Path | None
-
-
-def _device(wanted: str | None, configured: str) -> str:
-    if wanted is None:
-        cuda = torch.cuda.is_available()
-        return configured if cuda or not configured.startswith("cuda") else "cpu"
-    try:
-        torch.zeros(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device '{wanted}' cannot be used here: {reason}") from error
-    return wanted
-
-
-def _class_counts(cfg: CfgNode) -> tuple[int, int]:
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-
-
-def _fit(classes: PanopticClasses, cfg: CfgNode) -> bool:
-    return (classes.num_things, classes.num_semantic) == _class_counts(cfg)
-
-
-def _registered_classes(cfg: CfgNode) -> PanopticClasses | None:
-    """Classes of the first data set in the config that is known here and has as many."""
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        try:
-            classes = PanopticClasses.from_metadata(MetadataCatalog.get(name))
-        except DatasetError:
-            continue  # not known here, or not panoptic
-        if _fit(classes, cfg):
-            return classes
-    return None
-
-
-def _numbered_classes(cfg: CfgNode) -> PanopticClasses:
-    """Classes with names such as "thing 3"."""
-    num_things, num_semantic = _class_counts(cfg)
-    names = [(f"thing {i}", 1) for i in range(num_things)]
-    names += [(f"stuff {i}", 0) for i in range(1, num_semantic)]
-    return PanopticClasses.from_categories(
-        [{"id": i, "name": n, "isthing": isthing} for i, (n, isthing) in enumerate(names, start=1)]
-    )

@@ -14,8 +14,9 @@ from ..lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        ".hub": ("fetch_from_hub", "save_hub_folder"),
         ".index": ("Entry", "add_to_index", "read_index"),
-        ".publishing": ("PublishedFiles", "publish"),
+        ".publishing": ("PublishedFiles", "publish", "read_metrics"),
         ".zoo": ("find_model", "get", "get_checkpoint", "get_config", "list"),
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from tabulate import tabulate
@@ -13,7 +14,9 @@ from ..files import write_atomically
 from ..metrics import TITLES, averages, by_class, of_test_sets
 from .publishing import PublishedFiles
 
-__all__ = ["write_model_card"]
+__all__ = ["hub_card", "write_model_card"]
+
+_TAGS = ["panoptic-segmentation", "detectron2", "panoptic-fpn", "lovasz-softmax"]
 
 
 def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | None) -> None:
@@ -24,28 +27,72 @@ def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | No
         files: what was published; in the card's folder.
         picture: a prediction, in the card's folder; None for a card without.
     """
-    sections = [
-        f"# {files.info.name}",
-        "Panoptic FPN, its semantic branch trained with the Lovász-Softmax loss, for "
-        f"[Detectron2](https://github.com/facebookresearch/detectron2). Data: "
-        f"{_text(files.info.dataset)}. License of the weights: {_text(files.info.license)}.",
-        f"![A prediction]({picture.name})" if picture else "",
-        _results(files.info),
-        _classes(files.info),
-        _use(files),
-        _training(files.info),
-        _files(files),
-    ]
-    card = "\n\n".join(s for s in sections if s) + "\n"
+    shown = f"![A prediction]({picture.name})" if picture else ""
+    about = files.info
+    sections = [_title(about), shown, _results(about), _classes(about)]
+    card = _join(*sections, _use(files), _training(about), _files(files))
     write_atomically(file, lambda f: f.write(card.encode()))
+
+
+def hub_card(info: ModelInfo) -> str:
+    """The card of a folder in the Hugging Face Hub's layout: a YAML header, then Markdown."""
+    header: dict[str, Any] = {
+        "library_name": "panoptic_lovasz",
+        "pipeline_tag": "image-segmentation",
+        "license": info.license.lower(),
+        "tags": _TAGS,
+    }
+    results = [
+        _hub_result(info, name, averages(metrics))
+        for name, metrics in of_test_sets(info.metrics, _test_sets(info)).items()
+    ]
+    if results:
+        titles = [metric["type"] for result in results for metric in result["metrics"]]
+        header["metrics"] = list(dict.fromkeys(titles))
+        header["model-index"] = [{"name": info.name, "results": results}]
+    front = f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---"
+    use = f"""## Use
+
+```python
+from panoptic_lovasz.inference import PanopticPredictor
+
+predictor = PanopticPredictor.from_pretrained("{info.name}")  # this folder, or OWNER/{info.name}
+predictor("photo.jpg").save("prediction.png")
+```"""
+    return _join(front, _title(info), _results(info), _classes(info), use, _training(info))
+
+
+def _hub_result(info: ModelInfo, test_set: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    name = test_set or ", ".join(_test_sets(info)) or "unknown"
+    return {
+        "task": {"type": "image-segmentation", "name": "Panoptic segmentation"},
+        "dataset": {"type": name, "name": name},
+        "metrics": [{"type": title, "value": value} for title, value in metrics.items()],
+    }
+
+
+def _test_sets(info: ModelInfo) -> list[str]:
+    return yaml.safe_load(info.config)["DATASETS"]["TEST"]
+
+
+def _join(*sections: str) -> str:
+    return "\n\n".join(s for s in sections if s) + "\n"
+
+
+def _title(info: ModelInfo) -> str:
+    return (
+        f"# {_text(info.name)}\n\n"
+        "Panoptic FPN, its semantic branch trained with the Lovász-Softmax loss, for "
+        "[Detectron2](https://github.com/facebookresearch/detectron2). Data: "
+        f"{_text(info.dataset)}. License of the weights: {_text(info.license)}."
+    )
 
 
 def _results(info: ModelInfo) -> str:
     if not info.metrics:
         return "## Results\n\nThis checkpoint was not evaluated in its training."
     parts = ["## Results", "In percent, on the test set of the config."]
-    test_sets = yaml.safe_load(info.config)["DATASETS"]["TEST"]
-    for name, metrics in of_test_sets(info.metrics, test_sets).items():
+    for name, metrics in of_test_sets(info.metrics, _test_sets(info)).items():
         parts += [f"### {_text(name)}"] if name else []
         values = averages(metrics)
         titled = {title: values.pop(title) for title in TITLES if title in values}
@@ -77,7 +124,7 @@ def _use(files: PublishedFiles) -> str:
     return f"""## Use
 
 ```python
-from ..inference import PanopticPredictor
+from panoptic_lovasz.inference import PanopticPredictor
 
 predictor = PanopticPredictor.from_checkpoint("{files.safetensors.name}")
 predictor("photo.jpg").save("prediction.png")

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from ..errors import CheckpointError, ConfigError, DatasetError
 from ..files import write_atomically
 from ..reporting.records import read_results
 
-__all__ = ["PublishedFiles", "publish", "read_metrics"]
+__all__ = ["PublishedFiles", "describe", "publish", "read_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,19 +81,39 @@ def publish(
     checkpoint = find_checkpoint(source)
     cfg = load_found_config(checkpoint.config_file)
     weights, iteration = _read_model(Path(checkpoint.weights), trust_weights, cfg.TEST.EMA)
-    cfg.TEST.EMA = False  # what is published is one set of weights
-    info = ModelInfo(
+    classes = checkpoint.classes or _classes_of_data(cfg)
+    metrics = read_metrics(Path(checkpoint.weights).parent, iteration)
+    info = describe(cfg, name, classes=classes, metrics=metrics, license=license)
+    if not info.metrics:
+        logger.warning(f"results.csv has no evaluation of {checkpoint.weights}: none is published")
+    return _write(info, weights, Path(output_dir))
+
+
+def describe(
+    cfg: CfgNode,
+    name: str,
+    *,
+    classes: PanopticClasses,
+    metrics: Mapping[str, float],
+    license: str,
+) -> ModelInfo:
+    """What a model says about itself when it is shared.
+
+    Args:
+        cfg: its config, of which what is true on one machine only is left out.
+        name, classes, metrics, license: see :class:`ModelInfo`.
+    """
+    shared = shareable(cfg)
+    shared.TEST.EMA = False  # what is shared is one set of weights
+    return ModelInfo(
         name=name,
-        config=shareable(cfg).dump(),
-        classes=checkpoint.classes or _classes_of_data(cfg),
-        metrics=read_metrics(Path(checkpoint.weights).parent, iteration),
+        config=shared.dump(),
+        classes=classes,
+        metrics=dict(metrics),
         dataset=", ".join(cfg.DATASETS.TRAIN),
         license=license,
         versions=_versions(),
     )
-    if not info.metrics:
-        logger.warning(f"results.csv has no evaluation of {checkpoint.weights}: none is published")
-    return _write(info, weights, Path(output_dir))
 
 
 def read_metrics(folder: str | Path, iteration: int | None) -> dict[str, float]:

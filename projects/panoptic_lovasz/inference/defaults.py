@@ -1,0 +1,65 @@
+"""What a predictor takes from a config where the caller does not say: device and classes."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..data import PanopticClasses
+from ..errors import ConfigError, DatasetError
+
+__all__ = ["choose_device", "class_counts", "classes_of_config"]
+
+
+def choose_device(wanted: str | None, configured: str) -> str:
+    """The wanted device; by default the configured one, or the CPU where that is CUDA without one.
+
+    Raises:
+        ConfigError: if the wanted one is not there.
+    """
+    if wanted is None:
+        cuda = torch.cuda.is_available()
+        return configured if cuda or not configured.startswith("cuda") else "cpu"
+    try:
+        torch.zeros(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{wanted}' cannot be used here: {reason}") from error
+    return wanted
+
+
+def classes_of_config(cfg: CfgNode) -> PanopticClasses:
+    """Those of the config's data sets, if one is registered and there, else numbered ones."""
+    return _registered_classes(cfg) or _numbered_classes(cfg)
+
+
+def class_counts(cfg: CfgNode) -> tuple[int, int]:
+    """The numbers of thing classes and of semantic classes, the things being one of these."""
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def _fit(classes: PanopticClasses, cfg: CfgNode) -> bool:
+    return (classes.num_things, classes.num_semantic) == class_counts(cfg)
+
+
+def _registered_classes(cfg: CfgNode) -> PanopticClasses | None:
+    """Classes of the first data set in the config that is known here and has as many."""
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        try:
+            classes = PanopticClasses.from_metadata(MetadataCatalog.get(name))
+        except DatasetError:
+            continue  # not known here, or not panoptic
+        if _fit(classes, cfg):
+            return classes
+    return None
+
+
+def _numbered_classes(cfg: CfgNode) -> PanopticClasses:
+    """Classes with names such as "thing 3"."""
+    num_things, num_semantic = class_counts(cfg)
+    names = [(f"thing {i}", 1) for i in range(num_things)]
+    names += [(f"stuff {i}", 0) for i in range(1, num_semantic)]
+    return PanopticClasses.from_categories(
+        [{"id": i, "name": n, "isthing": isthing} for i, (n, isthing) in enumerate(names, start=1)]
+    )
