@@ -39,12 +39,13 @@ def save_hub_folder(
     content |= {name: json.loads(content[name]) for name in ("classes", "metrics", "versions")}
     content["config"] = yaml.safe_load(info.config)
     tensors = {name: value.detach().cpu().clone() for name, value in weights.items()}
-    for name, data in (
-        (HUB_WEIGHTS, save(tensors, {"format": "pt"})),
-        ("README.md", hub_card(info).encode()),
-        (HUB_CONFIG, json.dumps(content, indent=2).encode()),
-    ):
-        write_atomically(folder / name, lambda f, data=data: f.write(data))
+    _write(folder / HUB_WEIGHTS, save(tensors, {"format": "pt"}))
+    _write(folder / "README.md", hub_card(info).encode())
+    _write(folder / HUB_CONFIG, json.dumps(content, indent=2).encode())
+
+
+def _write(file: Path, content: bytes) -> None:
+    write_atomically(file, lambda f: f.write(content))
 
 
 def fetch_from_hub(repo_id: str, revision: str | None = None) -> Path:
