@@ -40,7 +40,7 @@ def end_with_parent() -> None:
 
     A training that receives SIGTERM saves a checkpoint first.
     """
-    os.nice(_NICENESS)
+    os.nice(max(_NICENESS - os.nice(0), 0))
 
     def wait() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock would be held when Python ends
