@@ -223,3 +223,29 @@ def test_a_network_on_another_device_is_not_exported(tiny_cfg, images, tmp_path)
     predictor.cfg.MODEL.DEVICE = "cuda"  # as it would be there
     with pytest.raises(ConfigError, match="export from the CPU"):
         export_predictor(predictor, tmp_path / "model.ts", images[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("tf_efficientnet_lite0", "onnx"), ("mobilenetv3_small_050", "ts"), ("convnext_atto", "ts")],
+)
+def test_a_network_on_a_timm_backbone_is_exported_for_every_size(
+    tiny_cfg, images, tmp_path, name, suffix
+):
+    timm = pytest.importorskip("timm", reason="needs timm")
+    if suffix == "onnx":
+        pytest.importorskip("onnxruntime", reason="ONNX needs the extra packages of [export]")
+        pytest.importorskip("onnxscript", reason="ONNX needs the extra packages of [export]")
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM.NAME = name
+    trained = timm.get_pretrained_cfg(name)
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = [255 * v for v in trained.mean]
+    cfg.MODEL.PIXEL_STD = [255 * v for v in trained.std]
+    predictor = PanopticPredictor(cfg)
+    path = tmp_path / f"model.{suffix}"
+    export_predictor(predictor, path, images[0])
+    worst = check_export(predictor, path, images)
+    assert worst["boxes"] < 1e-2 and worst["masks"] < 1e-4 and worst["sem_seg"] < 1e-3

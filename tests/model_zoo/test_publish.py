@@ -384,3 +384,25 @@ def test_classes_beside_the_weights_that_cannot_be_are_an_error_that_names_the_f
         CheckpointError, match=r"classes\.json does not .* 255 stuff categories are"
     ):
         find_checkpoint(folder_copy / "model_best.pth")
+
+
+def test_a_model_on_a_timm_backbone_is_published_whole(training_folder, slim_cfg, tmp_path):
+    pytest.importorskip("timm", reason="needs timm")
+    folder = tmp_path / "training"
+    shutil.copytree(training_folder, folder)
+    cfg = slim_cfg.clone()
+    cfg.MODEL.BACKBONE.NAME = "build_timm_fpn_backbone"
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
+    cfg.MODEL.WEIGHTS = "imagenet://tf_efficientnet_lite0"
+    (folder / "config.yaml").write_text(cfg.dump())
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state}, folder / "model_best.pth")
+    published = publish(folder / "model_best.pth", "timm", tmp_path / "zoo", license="CC0-1.0")
+    predictor = PanopticPredictor.from_checkpoint(published.safetensors)
+    assert predictor.cfg.MODEL.TIMM.NAME == "tf_efficientnet_lite0"
+    assert predictor.cfg.INPUT.FORMAT == "RGB"
+    loaded = predictor.model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    assert predictor(PHOTO).segment_map.shape == PHOTO.shape[:2]
