@@ -209,11 +209,11 @@ def measure(images, folder, rounds):
 def check_equal(quality, stat):
     for i, category in enumerate(quality.categories):
         expected = stat[category["id"]]
-        counts = quality.tp[:, i].sum(), quality.fp[:, i].sum(), quality.fn[:, i].sum()
-        if counts != (expected.tp, expected.fp, expected.fn):
+        iou, *counts = (values[i] for values in quality.segments.sum())
+        if counts != [expected.tp, expected.fp, expected.fn]:
             raise AssertionError(f"{category}: {counts} differs from {vars(expected)}")
-        if abs(quality.iou[:, i].sum() - expected.iou) > 1e-9 * max(1, expected.iou):
-            raise AssertionError(f"{category}: {quality.iou[:, i].sum()} != {expected.iou}")
+        if abs(iou - expected.iou) > 1e-9 * max(1, expected.iou):
+            raise AssertionError(f"{category}: {iou} != {expected.iou}")
 
 
 def measure_memory(images):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-__all__ = ["HEADLINES", "TITLES", "averages", "by_class", "find", "of_test_sets"]
+__all__ = ["HEADLINES", "TITLES", "averages", "by_class", "find", "interval", "of_test_sets"]
 
 # What people look at, by its title.
 TITLES = {
@@ -22,6 +22,9 @@ TITLES = {
     "RQ": "panoptic_seg/RQ",
     "mIoU": "panoptic_seg/mIoU",
     "mIoU, semantic head": "sem_seg/mIoU",
+    "boundary PQ": "panoptic_seg/boundary_PQ",
+    "mIoU by image": "panoptic_seg/mIoU_image",
+    "mIoU, worst tenth": "panoptic_seg/mIoU_worst10",
     "box AP": "bbox/AP",
     "mask AP": "segm/AP",
 }
@@ -37,6 +40,11 @@ def find(metrics: Mapping[str, float], key: str) -> float:
     """
     found = (v for k, v in metrics.items() if k == key or k.endswith(f"/{key}"))
     return next(found, math.nan)
+
+
+def interval(metrics: Mapping[str, float], key: str) -> tuple[float, float]:
+    """Ends of a metric's interval, which an evaluator gives as ``key_low`` and ``key_high``."""
+    return find(metrics, f"{key}_low"), find(metrics, f"{key}_high")
 
 
 def of_test_sets(

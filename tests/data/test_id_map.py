@@ -3,7 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
@@ -28,6 +28,7 @@ def test_an_id_is_red_plus_256_green_plus_65536_blue():
     assert id_to_rgb(np.array([1 + 256 * 2 + 65536 * 3])).tolist() == [[1, 2, 3]]
 
 
+@settings(deadline=None)
 @given(any_ids)
 def test_ids_survive_their_colors(ids):
     rgb = id_to_rgb(ids)
@@ -97,6 +98,7 @@ def test_a_truncated_png_is_an_error_that_names_it(tmp_path, cut):
         read_panoptic_png(tmp_path / "cut.png")
 
 
+@settings(deadline=None)
 @given(few_labels)
 def test_runs_put_the_map_together_again_and_none_spans_two_rows(label_map):
     runs = label_runs(label_map)
@@ -106,6 +108,7 @@ def test_runs_put_the_map_together_again_and_none_spans_two_rows(label_map):
     assert (runs.starts // width == (runs.starts + runs.lengths - 1) // width).all()
 
 
+@settings(deadline=None)
 @given(few_labels)
 def test_segments_have_the_area_and_the_tight_box_of_their_pixels(label_map):
     segments = find_segments(label_map)

@@ -6,11 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
-from panoptic_lovasz.evaluation.report import write_report
+from panoptic_lovasz.evaluation.report import panoptic_metrics, write_report
 from panoptic_lovasz.reporting import write_report_page
+from panoptic_lovasz.reporting.plots import class_bars
 from panoptic_lovasz.reporting.records import add_result, write_csv, write_run
 from panoptic_lovasz.reporting.report import draw_plots
 
@@ -33,7 +35,7 @@ def folder(tmp_path):
         for ids in (gt, pred):
             maps += [ids, [{"id": int(i), "category_id": int(i)} for i in np.unique(ids)]]
         quality.add(*maps)
-    write_report(quality, dataset)
+    write_report(quality, panoptic_metrics(quality), dataset)
     pictures = dataset / "pictures"
     pictures.mkdir()
     index = []
@@ -51,6 +53,8 @@ def folder(tmp_path):
     for i in range(100, 500, 100):
         keys = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ", "mIoU")
         metrics = {f"panoptic_seg/{k}": 60 - 3000 / i + n for n, k in enumerate(keys)}
+        metrics |= {"panoptic_seg/PQ_low": 50.5, "panoptic_seg/PQ_high": 54.5}
+        metrics |= {"depth/error": 0.25, "depth/error-sky": 0.75}  # of an evaluator of a user's own
         add_result(folder, i, metrics)
     columns = ["data set", "class", "kind", "images", "instances", "pixels, %"]
     write_csv(folder / "data_statistics.csv", columns, [["my_train", "sky", "stuff", 7, None, 3]])
@@ -101,6 +105,21 @@ def test_classes_are_listed_with_the_worst_first(folder):
     table = _Links(folder / "report.html").text.split("Classes, the worst first")[1]
     places = [table.index(name) for name in expected]
     assert places == sorted(places)
+
+
+def test_whatever_an_evaluator_returns_is_on_the_page_with_the_interval_of_what_has_one(folder):
+    text = _Links(write_report_page(folder)).text
+    assert "95 % intervals over the images: PQ 50.5 to 54.5." in text
+    others = text.split("Other metrics of the last evaluation")[1]
+    assert "depth/error0.2" in others and "sky0.8" in others
+
+
+def test_titles_of_plots_lie_within_them_however_long_the_names_of_few_classes_are():
+    rows = [{"name": "a class of a long name", "isthing": True, "PQ": 50.0}] * 3
+    figure = class_bars("PQ by class", rows, "PQ")
+    FigureCanvasAgg(figure).draw()
+    title = figure._suptitle.get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.width
 
 
 def test_a_best_result_that_is_not_the_last_is_named_with_its_iteration(folder):

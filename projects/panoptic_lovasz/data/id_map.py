@@ -13,6 +13,11 @@ from ..errors import DatasetError
 from ..files import open_file, write_atomically
 from .images import ImageSizeError, read_header
 
+try:
+    import kornia_rs
+except ImportError:  # OpenCV takes its place
+    kornia_rs = None
+
 __all__ = [
     "MAX_SEGMENT_ID",
     "VOID",
@@ -21,6 +26,7 @@ __all__ = [
     "find_segments",
     "id_to_rgb",
     "label_runs",
+    "read_id_colors",
     "read_panoptic_png",
     "rgb_to_id",
     "write_panoptic_png",
@@ -32,14 +38,20 @@ MAX_SEGMENT_ID = 256**3 - 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_SIZE = 26  # up to bit depth and color type
 _PNG_GREY = {0: "grey", 4: "grey with alpha"}  # color types that hold no ids
-_COLORS_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_PNG_RGB = 2
+_COLORS_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
     """Decode a uint8 (..., 3) RGB array into int32 (...) segment ids R + 256 G + 256^2 B."""
-    rgbx = np.zeros((*rgb.shape[:-1], 4), np.uint8)
-    rgbx[..., :3] = rgb
-    return rgbx.view("<i4")[..., 0]
+    rgb = np.ascontiguousarray(rgb)
+    ids = np.empty(rgb.shape[:-1], np.int32)
+    if ids.size:
+        # A pixel's three bytes are the upper ones of the four that begin with the byte before it.
+        four = np.ndarray((ids.size - 1,), "<u4", rgb, offset=2, strides=(3,))
+        np.right_shift(four, 8, out=ids.reshape(-1)[1:].view(np.uint32))
+        ids.reshape(-1)[0] = int.from_bytes(rgb.reshape(-1)[:3].tobytes(), "little")
+    return ids
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
@@ -56,6 +68,18 @@ def read_panoptic_png(
     image: str | os.PathLike | None = None,
 ) -> np.ndarray:
     """Read an id PNG into an int32 (H, W) array of segment ids; 0 is void.
+
+    Parameters and errors are those of :func:`read_id_colors`.
+    """
+    return rgb_to_id(read_id_colors(file_name, size, image))
+
+
+def read_id_colors(
+    file_name: str | os.PathLike,
+    size: tuple[int, int] | None = None,
+    image: str | os.PathLike | None = None,
+) -> np.ndarray:
+    """Read an id PNG into a uint8 (H, W, 3) RGB array, whose colors stand for segment ids.
 
     Args:
         file_name: the PNG.
@@ -80,14 +104,20 @@ def read_panoptic_png(
     except OSError as error:
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
     try:
-        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), _COLORS_AS_STORED)
-    except cv2.error as error:
+        return _decode(content)
+    except Exception as error:  # kornia_rs has no type of its own
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
-    if bgr is None:
-        raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is damaged")
-    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0]
-    ids &= MAX_SEGMENT_ID  # drop the alpha channel that filled the fourth byte
-    return ids
+
+
+def _decode(content: bytes) -> np.ndarray:
+    """RGB of a PNG; kornia_rs, where it is installed, takes a fourth of OpenCV's time."""
+    if kornia_rs is not None and content[25] == _PNG_RGB:
+        width, height = (int.from_bytes(content[i : i + 4], "big") for i in (16, 20))
+        return kornia_rs.io.decode_image_png_u8(content, (height, width), "rgb")
+    rgb = cv2.imdecode(np.frombuffer(content, np.uint8), _COLORS_AS_STORED)
+    if rgb is None:
+        raise ValueError("it is damaged")
+    return rgb
 
 
 def _check_header(file_name: str, header: bytes) -> None:

@@ -14,7 +14,7 @@ from ..data.id_map import label_runs, read_panoptic_png
 from ..data.paths import Folder
 from ..data.register import load_registered
 from ..errors import DatasetError
-from .panoptic_quality import find_positions
+from .pixels import find_positions
 
 __all__ = ["Annotation", "PanopticGroundTruth"]
 

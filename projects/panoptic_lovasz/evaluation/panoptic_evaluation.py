@@ -31,8 +31,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ from the model's output and the ground-truth PNGs, accumulated in memory.
 
     The figures are those of Detectron2's ``COCOPanopticEvaluator`` under the same keys, and more:
-    see :func:`~panoptic_lovasz.evaluation.report.panoptic_metrics`. Memory does not grow with the
-    number of images, except for the segment lists with ``save_predictions``.
+    see :func:`~panoptic_lovasz.evaluation.report.panoptic_metrics`. Of an image some numbers for
+    each category in it are kept; with ``save_predictions`` also its list of segments.
     """
 
     def __init__(
@@ -108,13 +108,9 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             ids, segments = self._prediction(output["panoptic_seg"], name)
             annotation = self._gt.annotation(image)
             pair = (self._gt.id_map(image), annotation.segments, ids, segments)
-            if self._pictures is None:
-                self._quality.add(*pair, name=name)
-            else:
-                of_image = PanopticQuality(self._gt.categories)
-                of_image.add(*pair, name=name)
-                self._quality.merge(of_image)
-                self._pictures.add(image, ids, segments, _mean_pq(of_image))
+            of_image = self._quality.add(*pair, name=name)
+            if self._pictures is not None:
+                self._pictures.add(image, ids, segments, of_image.pq())
             if self._predictions is not None:
                 png = self._save(self._predictions, annotation.png, ids)
                 self._saved.append(
@@ -142,15 +138,16 @@ class PanopticQualityEvaluator(DatasetEvaluator):
                 f"{quality.num_images} images were evaluated; the data set '{self._gt.name}' has "
                 f"{len(self._gt.annotations)}"
             )
-        logger.info(format_report(quality))
+        metrics = panoptic_metrics(quality)
+        logger.info(format_report(quality, metrics))
         if self._output_dir is not None:
-            write_report(quality, self._output_dir)
+            write_report(quality, metrics, self._output_dir)
         if self._predictions is not None:
             saved = [annotation for _, annotations, _ in parts for annotation in annotations]
             write_submission_json(self._predictions.with_suffix(".json"), saved)
         if self._pictures is not None:
             self._pictures.write(drawn for _, _, drawn in parts if drawn is not None)
-        return OrderedDict(panoptic_seg=panoptic_metrics(quality))
+        return OrderedDict(panoptic_seg=metrics)
 
     def _prediction(
         self, panoptic_seg: tuple[torch.Tensor, list[dict] | None], name: str
@@ -207,8 +204,3 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         target.parent.mkdir(parents=True, exist_ok=True)
         write_panoptic_png(target, ids)
         return png.as_posix()
-
-
-def _mean_pq(quality: PanopticQuality) -> float:
-    pq = quality.per_class()["PQ"]
-    return float(np.nanmean(pq)) if np.isfinite(pq).any() else float("nan")

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,25 @@ import numpy as np
 from tabulate import tabulate
 
 from ..files import write_atomically
-from .panoptic_quality import SIZES, PanopticQuality
+from .images import (
+    COUNTS_FILE,
+    ImageCounts,
+    in_pairs,
+    intervals,
+    overall,
+    per_image,
+    write_counts,
+)
+from .matching import SIZES
+from .panoptic_quality import PanopticQuality
 
-__all__ = ["format_report", "panoptic_metrics", "per_class_rows", "write_report"]
+__all__ = [
+    "format_difference",
+    "format_report",
+    "panoptic_metrics",
+    "per_class_rows",
+    "write_report",
+]
 
 
 def panoptic_metrics(quality: PanopticQuality) -> dict[str, float]:
@@ -28,32 +44,46 @@ def panoptic_metrics(quality: PanopticQuality) -> dict[str, float]:
         ``PQ_small``, ``PQ_medium``, ``PQ_large``: PQ over segments of an area below 32², below
         96², and above, in pixels.
         ``mIoU``, ``mIoU_th``, ``mIoU_st``: pixel IoU of the panoptic output over all categories,
-        things, stuff; ``mIoU_st_interior`` leaves out a band around ground-truth boundaries.
+        things, stuff.
+        ``mIoU_image``, ``mIoU_worst10``: mean of the images' own mIoU, and that of the worst tenth
+        of them (:func:`~.images.per_image`).
+        ``PQ_low``, ``PQ_high``, ``mIoU_low``, ``mIoU_high``: ends of the 95 % intervals over the
+        images (:func:`~.images.intervals`).
         ``PQ-<name>``: PQ of a category.
+        If boundaries were looked at, ``boundary_PQ``, ``boundary_SQ``, ``boundary_RQ`` with
+        ``_th`` and ``_st``, and ``mIoU_st_interior``, which leaves out a band around ground-truth
+        boundaries.
     """
     isthing = np.array([c["isthing"] for c in quality.categories], dtype=bool)
     kinds = {"": np.ones_like(isthing), "_th": isthing, "_st": ~isthing}
-    values = quality.per_class()
-    metrics = {m + k: _mean(values[m][chosen]) for k, chosen in kinds.items() for m in values}
-    for n, size in enumerate(SIZES):
-        metrics[f"PQ_{size}"] = _mean(quality.per_class(n)["PQ"])
-    iou = quality.iou_per_class()
-    metrics |= {"mIoU" + k: _mean(iou[chosen]) for k, chosen in kinds.items()}
-    metrics["mIoU_st_interior"] = _mean(quality.iou_per_class(near_boundaries=False)[~isthing])
-    pq = (100 * values["PQ"]).tolist()
-    return metrics | {f"PQ-{n}": v for n, v in zip(_names(quality), pq, strict=True)}
+    pq = quality.per_class()["PQ"]
+    by_class = {**quality.per_class(), "mIoU": quality.iou_per_class()}
+    if quality.boundaries:
+        by_class |= {f"boundary_{m}": v for m, v in quality.boundary.quality().items()}
+    metrics = {m + k: _mean(v[chosen]) for m, v in by_class.items() for k, chosen in kinds.items()}
+    for size, values in zip(SIZES, quality.segments.quality()["PQ"], strict=True):
+        metrics[f"PQ_{size}"] = _mean(values)
+    if quality.boundaries:
+        metrics["mIoU_st_interior"] = _mean(quality.iou_per_class(near_boundaries=False)[~isthing])
+    metrics |= {m: 100 * value for m, value in per_image(quality.images).items()}
+    for m, (low, high) in intervals(quality.images).items():
+        metrics |= {f"{m}_low": 100 * low, f"{m}_high": 100 * high}
+    return metrics | {f"PQ-{n}": 100 * float(v) for n, v in zip(_names(quality), pq, strict=True)}
 
 
 def per_class_rows(quality: PanopticQuality) -> list[dict[str, Any]]:
     """One row per category: its id, name, isthing, metrics in percent, and counts of segments."""
-    iou, interior = quality.iou_per_class(), quality.iou_per_class(near_boundaries=False)
+    by_size = quality.segments.quality()["PQ"]
     columns = {
         **quality.per_class(),
-        **{f"PQ_{size}": quality.per_class(n)["PQ"] for n, size in enumerate(SIZES)},
-        "IoU": iou,
-        "IoU_interior": interior,
+        **{f"PQ_{size}": values for size, values in zip(SIZES, by_size, strict=True)},
+        "IoU": quality.iou_per_class(),
     }
-    counts = {"TP": quality.tp.sum(0), "FP": quality.fp.sum(0), "FN": quality.fn.sum(0)}
+    if quality.boundaries:
+        columns["IoU_interior"] = quality.iou_per_class(near_boundaries=False)
+        columns["boundary_PQ"] = quality.boundary.quality()["PQ"]
+    segments = quality.segments.sum()
+    counts = {"TP": segments.tp, "FP": segments.fp, "FN": segments.fn}
     return [
         {
             **category,
@@ -64,25 +94,34 @@ def per_class_rows(quality: PanopticQuality) -> list[dict[str, Any]]:
     ]
 
 
-def format_report(quality: PanopticQuality) -> str:
-    """Tables of the averages and of the categories that have a segment."""
-    metrics, rows = panoptic_metrics(quality), per_class_rows(quality)
-    seen = [r for r in rows if r["TP"] + r["FP"] + r["FN"]]
+def format_report(quality: PanopticQuality, metrics: Mapping[str, float]) -> str:
+    """Tables of the averages and of the categories that have a segment.
+
+    Args:
+        quality: what was counted.
+        metrics: its :func:`panoptic_metrics`.
+    """
+    seen = [r for r in per_class_rows(quality) if r["TP"] + r["FP"] + r["FN"]]
+    averaged = [m for m in ("PQ", "SQ", "RQ", "boundary_PQ", "mIoU") if m in metrics]
     summary = [
-        [label, *(metrics[m + key] for m in ("PQ", "SQ", "RQ", "mIoU")), len(chosen)]
+        [label, *(metrics[m + key] for m in averaged), len(chosen)]
         for label, key, chosen in (
             ("All", "", seen),
             ("Things", "_th", [r for r in seen if r["isthing"]]),
             ("Stuff", "_st", [r for r in seen if not r["isthing"]]),
         )
     ]
-    extra = ["PQ_small", "PQ_medium", "PQ_large", "mIoU_st_interior"]
-    columns = ["PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
+    bounds = [[m, metrics[m], metrics[f"{m}_low"], metrics[f"{m}_high"]] for m in ("PQ", "mIoU")]
+    extra = ["PQ_small", "PQ_medium", "PQ_large", "mIoU_st_interior", "mIoU_image", "mIoU_worst10"]
+    extra = [m for m in extra if m in metrics]
+    columns = ["PQ", "SQ", "RQ", *(["boundary_PQ"] if quality.boundaries else [])]
+    columns += ["IoU", "TP", "FP", "FN"]
     tables = {
-        "Panoptic Evaluation Results:": _table(
-            summary, ["", "PQ", "SQ", "RQ", "mIoU", "#categories"]
+        "Panoptic Evaluation Results:": _table(summary, ["", *averaged, "#categories"]),
+        f"95 % intervals over {quality.num_images} images, by bootstrap:": _table(
+            bounds, ["", "value", "from", "to"]
         ),
-        "By size, and away from boundaries:": _table([[metrics[key] for key in extra]], extra),
+        "By size, away from boundaries, by image:": _table([[metrics[m] for m in extra]], extra),
         "Per-category panoptic quality:": _table(
             [[r["name"], *(r[c] for c in columns)] for r in seen], ["category", *columns]
         ),
@@ -90,22 +129,51 @@ def format_report(quality: PanopticQuality) -> str:
     return "\n\n".join(f"{title}\n{table}" for title, table in tables.items())
 
 
-def write_report(quality: PanopticQuality, folder: Path) -> None:
-    """Write ``panoptic_quality.json``, ``panoptic_quality.csv`` and ``confusion_matrix.csv``.
+def format_difference(images: Sequence[ImageCounts], others: Sequence[ImageCounts]) -> str:
+    """A table of how much better PQ and mIoU are than in another evaluation of the same images.
 
-    The CSV has :func:`per_class_rows`, the JSON these and :func:`panoptic_metrics`, NaN being
-    empty or null. The matrix has pixels: rows are the ground truth, columns the prediction, both
-    end in void.
+    Raises:
+        DatasetError: the images are not the same.
+    """
+    pair = in_pairs(images, others)
+    values = [overall(part) for part in pair]
+    rows = [
+        [m, 100 * (values[0][m] - values[1][m]), 100 * low, 100 * high]
+        for m, (low, high) in intervals(*pair).items()
+    ]
+    title = "Difference to the other evaluation, and its 95 % interval over the images:"
+    return f"{title}\n{_table(rows, ['', 'difference', 'from', 'to'])}"
+
+
+def write_report(quality: PanopticQuality, metrics: Mapping[str, float], folder: Path) -> None:
+    """Write what was counted, NaN being empty or null.
+
+    ``panoptic_quality.csv`` has :func:`per_class_rows`, ``panoptic_quality.json`` these and the
+    metrics; ``per_image.csv`` PQ and mIoU of each image, the worst first; ``image_counts.npz`` what
+    :func:`~.images.read_counts` reads; ``confusion_matrix.csv`` pixels: rows are the ground truth,
+    columns the prediction, both end in void.
+
+    Args:
+        quality: what was counted.
+        metrics: its :func:`panoptic_metrics`.
+        folder: to write into; made if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [_without_nan(row) for row in per_class_rows(quality)]
     content = {
         "num_images": quality.num_images,
-        "metrics": _without_nan(panoptic_metrics(quality)),
+        "metrics": _without_nan(metrics),
         "per_class": rows,
     }
     _write(folder / "panoptic_quality.json", json.dumps(content, indent=1))
     _write(folder / "panoptic_quality.csv", _csv([list(rows[0]), *(r.values() for r in rows)]))
+    images = [
+        _without_nan({"image": i.name, "PQ": 100 * i.pq(), "mIoU": 100 * i.miou()})
+        for i in quality.images
+    ]
+    images.sort(key=lambda row: (row["PQ"] is None, row["PQ"]))
+    _write(folder / "per_image.csv", _csv([("image", "PQ", "mIoU"), *(r.values() for r in images)]))
+    write_atomically(folder / COUNTS_FILE, lambda f: write_counts(f, quality.images))
     names = [*_names(quality), "void"]
     pixels = quality.confusion.sum(axis=0).tolist()
     matrix = [[name, *row] for name, row in zip(names, pixels, strict=True)]
@@ -132,7 +200,7 @@ def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     )
 
 
-def _without_nan(record: dict[str, Any]) -> dict[str, Any]:
+def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in record.items()}
 
 

@@ -82,7 +82,9 @@ def class_bars(title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Fi
     axes.margins(y=0.02)
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.set_title(f"{title} (orange: things, blue: stuff)", loc="left", fontsize=12, color=_INK)
+    # Of the whole figure: beside long class names the axes are too narrow for it.
+    title = f"{title} (orange: things, blue: stuff)"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK)
     return figure
 
 

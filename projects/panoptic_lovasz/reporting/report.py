@@ -12,13 +12,14 @@ import numpy as np
 
 from ..config import add_panoptic_lovasz_config, flatten
 from ..evaluation.pictures import read_pictures
+from ..metrics import TITLES, averages, by_class, find, interval, of_test_sets
 from ..visualization.guard import tolerate_errors
 from . import page, plots
 from .records import read_csv, read_losses, read_results, read_run
 
 __all__ = ["draw_plots", "write_report_page"]
 
-_EVALUATION = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ", "mIoU")
+_CLASS_COLUMNS = ("PQ", "SQ", "RQ", "boundary_PQ", "IoU", "TP", "FP", "FN")
 _KINDS = {
     "worst": "Predicted worst",
     "best": "Predicted best",
@@ -43,6 +44,7 @@ def write_report_page(folder: Path) -> Path:
         "summary": lambda: _summary(folder, run),
         "curves": lambda: _curves(folder),
         "evaluation": lambda: "".join(_evaluation(d, len(datasets) > 1) for d in datasets),
+        "other metrics": lambda: _other_metrics(folder),
         "data": lambda: _data(folder),
         "configuration": lambda: _configuration(folder),
     }
@@ -85,7 +87,7 @@ def _datasets(folder: Path) -> list[Path]:
 
 def _summary(folder: Path, run: dict[str, Any]) -> str:
     results = read_results(folder)
-    values = [(key, page.number(_metric(results[-1], key))) for key in _EVALUATION if results]
+    values = _tiles(results[-1]) if results else []
     facts = []
     if run.get("finished"):
         facts.append(f"finished {run['finished']}")
@@ -97,28 +99,60 @@ def _summary(folder: Path, run: dict[str, Any]) -> str:
         facts.append(f"{run['seconds_per_iteration']:.3f} s per iteration")
     if run.get("peak_memory_mib"):
         facts.append(f"{run['peak_memory_mib']:,.0f} MiB of {run.get('memory', 'memory')}")
-    best = max(results, key=lambda r: np.nan_to_num(_metric(r, "PQ")), default=None)
+    pq = [find(row, TITLES["PQ"]) for row in results]
     text = "Last evaluation, in percent."
-    if best and _metric(best, "PQ") > _metric(results[-1], "PQ"):
-        text += f" The best PQ was {_metric(best, 'PQ'):.1f} at iteration {best['iteration']:.0f}."
+    if results:
+        text += _intervals(results[-1])
+        best = int(np.argmax(np.nan_to_num(pq)))
+        if pq[best] > pq[-1]:
+            text += (
+                f" The best PQ was {pq[best]:.1f} at iteration {results[best]['iteration']:.0f}."
+            )
     ended = f"Ended early: {run['ended_early']}." if run.get("ended_early") else ""
     return page.paragraph(" · ".join(facts), soft=True) + (
         page.tiles(values) + page.paragraph(f"{text} {ended}") if values else ""
     )
 
 
-def _metric(row: dict[str, float], key: str) -> float:
-    """A panoptic metric of a row of results.csv, whatever data set it is prefixed with."""
-    name = f"panoptic_seg/{key}"
-    found = [v for k, v in row.items() if k == name or k.endswith("/" + name)]
-    return found[0] if found else float("nan")
+def _tiles(row: dict[str, float]) -> list[tuple[str, str]]:
+    """What people look at, of a row of results.csv."""
+    values = {title: find(row, key) for title, key in TITLES.items()}
+    return [(title, page.number(value)) for title, value in values.items() if not np.isnan(value)]
+
+
+def _intervals(row: dict[str, float]) -> str:
+    known = {title: interval(row, key) for title, key in TITLES.items()}
+    shown = [f"{t} {low:.1f} to {high:.1f}" for t, (low, high) in known.items() if low <= high]
+    return f" 95 % intervals over the images: {', '.join(shown)}." if shown else ""
+
+
+def _other_metrics(folder: Path) -> str:
+    """What has no place of its own, whichever evaluator it is of."""
+    results = read_results(folder)
+    if not results:
+        return ""
+    row = {k: v for k, v in results[-1].items() if k != "iteration"}
+    tables = []
+    for name, metrics in of_test_sets(row, [d.name for d in _datasets(folder)]).items():
+        rows = [(k, v) for k, v in averages(metrics).items() if k not in TITLES]
+        by_metric = {k: v for k, v in by_class(metrics).items() if k != TITLES["PQ"]}
+        classes = dict.fromkeys(c for values in by_metric.values() for c in values)
+        tables += [page.paragraph(name)] if name else []
+        tables += [
+            page.table(("metric", ""), rows),
+            page.table(
+                ("class", *by_metric),
+                [(c, *(values.get(c) for values in by_metric.values())) for c in classes],
+            ),
+        ]
+    return page.section("Other metrics of the last evaluation", *tables)
 
 
 def _evaluation(dataset: Path, with_name: bool) -> str:
     suffix = f" on {dataset.name}" if with_name else ""
     rows = _class_rows(dataset)
     worst = sorted(rows, key=lambda r: (r["PQ"] is None, r["PQ"] or 0))
-    columns = ("PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN")
+    columns = [c for c in _CLASS_COLUMNS if c in rows[0]] if rows else []
     made = [
         page.section(
             f"Classes, the worst first{suffix}",
@@ -181,7 +215,8 @@ def _metric_curves(folder: Path):
     if not results:
         return None
     x = [row["iteration"] for row in results]
-    series = {key: (x, [_metric(row, key) for row in results]) for key in _EVALUATION}
+    series = {title: (x, [find(r, key) for r in results]) for title, key in TITLES.items()}
+    series = {title: (x, y) for title, (x, y) in series.items() if not np.isnan(y).all()}
     return plots.curves("Evaluations, %", series, markers=True)
 
 

@@ -24,21 +24,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("gt_json", help="ground truth: COCO panoptic JSON")
     add("--pred-dir", help="PNGs of the predictions (default: PRED without .json)")
     add("--gt-dir", help="PNGs of the ground truth (default: GT without .json)")
+    add("--boundaries", action="store_true", help="Boundary PQ, and mIoU away from boundaries")
+    add("--against", type=Path, metavar="FOLDER", help="compare with what --output wrote there")
     add("--num-workers", type=cli.positive, help="processes (default: one per core)")
     add("--output", type=Path, help="write JSON and CSV reports into this folder")
     return cli.run(parser, _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..evaluation.report import format_report, write_report
+    from ..evaluation.images import COUNTS_FILE, read_counts
+    from ..evaluation.report import format_difference, format_report, panoptic_metrics, write_report
     from ..evaluation.submission import evaluate_submission
 
+    other = None if args.against is None else read_counts(args.against / COUNTS_FILE)
     quality = evaluate_submission(
-        args.pred_json, args.gt_json, args.pred_dir, args.gt_dir, num_workers=args.num_workers
+        args.pred_json,
+        args.gt_json,
+        args.pred_dir,
+        args.gt_dir,
+        boundaries=args.boundaries,
+        num_workers=args.num_workers,
     )
-    print(format_report(quality))
+    metrics = panoptic_metrics(quality)
+    print(format_report(quality, metrics))
+    if other is not None:
+        print(f"\n{format_difference(quality.images, other)}")
     if args.output is not None:
-        write_report(quality, args.output)
+        write_report(quality, metrics, args.output)
         print(f"reports are in {args.output}")
 
 
