@@ -100,9 +100,9 @@ def detectron2(detections, logits, image_size, height, width) -> dict:
     panoptic_seg = combine_semantic_and_instance_outputs(
         instances,
         sem_seg.argmax(dim=0),
-        RULES.overlap_threshold,
+        RULES.overlap_thresh,
         RULES.stuff_area_limit,
-        RULES.instances_score_threshold,
+        RULES.instances_confidence_thresh,
     )
     return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}
 

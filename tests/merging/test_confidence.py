@@ -5,6 +5,7 @@ from detectron2.modeling.postprocessing import sem_seg_postprocess
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
+from panoptic_lovasz.merging import HeadLogits
 from panoptic_lovasz.merging.confidence import instance_confidence, stuff_confidence
 
 
@@ -14,7 +15,7 @@ def test_the_confidence_of_stuff_is_the_largest_softmax_probability(classes, dty
     logits = (3 * torch.randn(classes, 10, 12)).to(dtype)
     full = F.interpolate(logits[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
     expected = sem_seg_postprocess(full, (37, 45), 60, 50).float().softmax(dim=0).amax(dim=0)
-    found = stuff_confidence(logits, 4, (37, 45), (60, 50))
+    found = stuff_confidence(HeadLogits(logits, 4, (37, 45), (60, 50)))
     assert found.dtype == torch.float32
     assert torch.allclose(found, expected, rtol=1e-5)
 

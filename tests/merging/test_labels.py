@@ -1,7 +1,6 @@
 import copy
 import io
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from panoptic_lovasz.merging import SemSegLogits
+from panoptic_lovasz.merging import HeadLogits, SemSegLogits, lazy_logits
 from panoptic_lovasz.merging import labels as sem_seg
 from panoptic_lovasz.merging.labels import semantic_labels, semantic_logits
 
@@ -41,7 +40,7 @@ def _resizes(draw):
 @pytest.fixture(params=["compiled", "chunks"])
 def _implementation(request, monkeypatch):
     if request.param == "chunks":
-        monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
+        monkeypatch.setattr(sem_seg, "compiled_kernels", lambda *arguments: None)
 
 
 @pytest.fixture(params=[1, 2])
@@ -58,20 +57,29 @@ def test_labels_and_logits_equal_detectron2_bit_for_bit():
     @given(_resizes())
     def check(resize):
         expected = _detectron2(*resize)
-        assert torch.equal(semantic_logits(*resize), expected)
-        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+        assert torch.equal(semantic_logits(HeadLogits(*resize)), expected)
+        assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
 
     check()
 
 
-def test_without_numba_the_kernels_are_not_used(monkeypatch):
-    monkeypatch.setitem(sys.modules, "panoptic_lovasz.merging.kernels.upsample_numba", None)
-    assert sem_seg._arithmetic_is_known.__wrapped__() is False
-
-
 def test_the_compiled_kernels_reproduce_this_pytorch():
-    numba_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.upsample_numba")
-    assert numba_kernels.arithmetic() is not None
+    numba_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_numba")
+    assert sem_seg._are_exact(numba_kernels, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("function", ["labels", "resize"])
+def test_kernels_that_round_in_another_way_are_noticed(function, monkeypatch):
+    numba_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_numba")
+    exact = getattr(numba_kernels, function)
+
+    def inexact(logits):
+        result = exact(logits)
+        result[-1, -1] += 1
+        return result
+
+    monkeypatch.setattr(numba_kernels, function, inexact)
+    assert not sem_seg._are_exact(numba_kernels, torch.device("cpu"))
 
 
 # Four classes, upsampled to 128 x 128 pixels and resized to as many: just enough for the kernels.
@@ -80,13 +88,13 @@ _SMALLEST = (4, 32, 32), 4, (120, 128), (128, 128)
 
 @pytest.mark.parametrize("shape_and_sizes", [_SMALLEST, ((4, 128, 128), 1, (120, 128), (256, 64))])
 def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, monkeypatch):
-    pytest.importorskip("panoptic_lovasz.merging.kernels.upsample_numba")
+    pytest.importorskip("panoptic_lovasz.merging.kernels.labels_numba")
     shape, *sizes = shape_and_sizes
     resize = (torch.randn(shape), *sizes)
     expected = _detectron2(*resize)
     monkeypatch.setattr(sem_seg, "_stock", None)  # cannot be called
-    assert torch.equal(semantic_logits(*resize), expected)
-    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+    assert torch.equal(semantic_logits(HeadLogits(*resize)), expected)
+    assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
 
 
 @pytest.mark.parametrize("sizes", [(2, (38, 40), (200, 210)), (8, (150, 160), (60, 200))])
@@ -94,8 +102,8 @@ def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, mon
 def test_small_images_equal_detectron2_bit_for_bit(sizes):
     resize = (torch.randn(7, 20, 20), *sizes)
     expected = _detectron2(*resize)
-    assert torch.equal(semantic_logits(*resize), expected)
-    assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+    assert torch.equal(semantic_logits(HeadLogits(*resize)), expected)
+    assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
 
 
 @pytest.mark.parametrize("classes", [4, 5, 11])
@@ -104,15 +112,15 @@ def test_without_them_labels_are_found_four_classes_at_a_time(classes, monkeypat
     resize = (torch.randn(classes, *size), *sizes)
     expected = _detectron2(*resize).argmax(dim=0)
     stock, chunks = sem_seg._stock, []
-    monkeypatch.setattr(sem_seg, "_stock", lambda *a: chunks.append(len(a[0])) or stock(*a))
-    monkeypatch.setattr(sem_seg, "_compiled", lambda *arguments: False)
-    assert torch.equal(semantic_labels(*resize).long(), expected)
+    monkeypatch.setattr(sem_seg, "_stock", lambda *a: chunks.append(len(a[0].values)) or stock(*a))
+    monkeypatch.setattr(sem_seg, "compiled_kernels", lambda *arguments: None)
+    assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected)
     assert chunks == [4] * -(-classes // 4)
 
 
 @torch.inference_mode()
 def test_lazy_logits_work_in_inference_mode(resize):
-    lazy = SemSegLogits(*resize, semantic_labels(*resize))
+    lazy = SemSegLogits(HeadLogits(*resize), semantic_labels(HeadLogits(*resize)))
     expected = _detectron2(*resize)
     assert torch.equal(lazy.argmax(dim=0), expected.argmax(dim=0))
     assert torch.equal(lazy, expected)
@@ -122,7 +130,7 @@ def test_lazy_logits_work_in_inference_mode(resize):
 def test_of_equal_logits_the_first_class_is_the_label():
     logits = torch.randn(1, 40, 50).repeat(11, 1, 1)
     logits[0] -= 1
-    assert (semantic_labels(logits, 4, (150, 190), (200, 210)) == 1).all()
+    assert (semantic_labels(HeadLogits(logits, 4, (150, 190), (200, 210))) == 1).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -131,7 +139,9 @@ def test_logits_that_are_not_finite_give_detectron2s_labels(value, classes):
     logits = torch.randn(5, 40, 50)
     logits[classes, 7, 9] = value
     resize = (logits, 4, (150, 190), (200, 210))
-    assert torch.equal(semantic_labels(*resize).long(), _detectron2(*resize).argmax(dim=0))
+    assert torch.equal(
+        semantic_labels(HeadLogits(*resize)).long(), _detectron2(*resize).argmax(dim=0)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -140,8 +150,8 @@ def test_logits_of_another_float_type_and_in_channels_last_give_detectron2s_labe
     for values in (logits, logits.to(dtype)):
         resize = (values, 4, (150, 190), (200, 210))
         expected = _detectron2(*resize)
-        assert torch.equal(semantic_logits(*resize), expected)
-        assert torch.equal(semantic_labels(*resize).long(), expected.argmax(dim=0))
+        assert torch.equal(semantic_logits(HeadLogits(*resize)), expected)
+        assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
 
 
 @pytest.fixture
@@ -151,11 +161,11 @@ def resize():
 
 @pytest.fixture
 def lazy(resize):
-    return SemSegLogits(*resize, semantic_labels(*resize))
+    return SemSegLogits(HeadLogits(*resize), semantic_labels(HeadLogits(*resize)))
 
 
 def test_argmax_over_classes_is_answered_without_the_logits(lazy, resize, monkeypatch):
-    monkeypatch.setattr(sem_seg, "semantic_logits", None)  # cannot be called
+    monkeypatch.setattr(lazy_logits, "semantic_logits", None)  # cannot be called
     assert lazy.shape == (5, 200, 210) and lazy.size(dim=0) == len(lazy) == 5
     assert lazy.dtype == torch.float32 and lazy.device.type == "cpu"
     expected = _detectron2(*resize).argmax(dim=0)

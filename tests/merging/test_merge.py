@@ -9,8 +9,7 @@ from detectron2.structures import Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_lovasz.merging import merge, merge_panoptic
-from panoptic_lovasz.merging.kernels import merge_torch
+from panoptic_lovasz.merging import CombineRules, merge, merge_panoptic
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"))]  # fmt: skip
@@ -63,7 +62,7 @@ def _assert_equal(result, expected):
 @pytest.fixture(params=["compiled", "torch"])
 def _implementation(request, monkeypatch):
     if request.param == "torch":
-        monkeypatch.setattr(merge, "_passes_for", lambda device: merge_torch)
+        monkeypatch.setattr(merge, "compiled_kernels", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -74,7 +73,7 @@ def test_merging_equals_detectron2_in_map_fields_order_and_types(device):
     def check(scene, thresholds):
         instances, labels = scene[0].to(device), scene[1].to(device)
         expected = combine_semantic_and_instance_outputs(instances, labels, *thresholds)
-        _assert_equal(merge_panoptic(instances, labels, *thresholds), expected)
+        _assert_equal(merge_panoptic(instances, labels, CombineRules(*thresholds)), expected)
 
     check()
 
@@ -110,24 +109,13 @@ print("equal")
     assert done.stdout.strip() == "equal", done.stderr
 
 
-def test_the_passes_are_compiled_where_their_compiler_is_installed(monkeypatch):
-    cpu, meta = torch.device("cpu"), torch.device("meta")
-    compiled = pytest.importorskip("panoptic_lovasz.merging.kernels.merge_numba")
-    assert merge._passes_for(cpu) is compiled
-    assert merge._passes_for(meta) is merge_torch
-    package = sys.modules["panoptic_lovasz.merging.kernels"]
-    monkeypatch.delattr(package, "merge_numba")
-    monkeypatch.setitem(sys.modules, compiled.__name__, None)
-    assert merge._passes_for(cpu) is merge_torch
-
-
 def test_many_instances_of_one_score_stay_in_detectron2s_order():
     masks = torch.zeros(300, 20, 20, dtype=torch.bool)
     masks.view(300, -1)[torch.arange(300), torch.arange(300)] = True
     instances = _instances(masks, torch.full((300,), 0.75))
     labels = torch.ones(20, 20, dtype=torch.int64)
     expected = combine_semantic_and_instance_outputs(instances, labels, 0.5, 10, 0.5)
-    _assert_equal(merge_panoptic(instances, labels, 0.5, 10, 0.5), expected)
+    _assert_equal(merge_panoptic(instances, labels, CombineRules(0.5, 10, 0.5)), expected)
 
 
 def test_an_instance_is_dropped_only_when_more_than_the_allowed_share_is_taken():
@@ -135,10 +123,14 @@ def test_an_instance_is_dropped_only_when_more_than_the_allowed_share_is_taken()
     masks[0, 0, :4] = True
     masks[1, 0, 2:6] = True  # half of it is taken
     labels = torch.zeros(1, 8, dtype=torch.int64)
-    panoptic_seg, segments = merge_panoptic(_instances(masks, [0.9, 0.8]), labels, 0.5, 0, 0.5)
+    panoptic_seg, segments = merge_panoptic(
+        _instances(masks, [0.9, 0.8]), labels, CombineRules(0.5, 0, 0.5)
+    )
     assert panoptic_seg.tolist() == [[1, 1, 1, 1, 2, 2, 0, 0]]
     assert [s["instance_id"] for s in segments] == [0, 1]
-    panoptic_seg, segments = merge_panoptic(_instances(masks, [0.9, 0.8]), labels, 0.49, 0, 0.5)
+    panoptic_seg, segments = merge_panoptic(
+        _instances(masks, [0.9, 0.8]), labels, CombineRules(0.49, 0, 0.5)
+    )
     assert panoptic_seg.tolist() == [[1, 1, 1, 1, 0, 0, 0, 0]]
 
 
@@ -148,20 +140,20 @@ def test_masks_of_any_type_are_taken_as_bool(dtype):
     instances = _instances(torch.randint(0, 2, (3, 6, 7)).to(dtype), [0.9, 0.8, 0.7])
     labels = torch.randint(0, 3, (6, 7))
     expected = combine_semantic_and_instance_outputs(instances, labels, 0.9, 1, 0.5)
-    _assert_equal(merge_panoptic(instances, labels, 0.9, 1, 0.5), expected)
+    _assert_equal(merge_panoptic(instances, labels, CombineRules(0.9, 1, 0.5)), expected)
 
 
 def test_instances_below_the_score_threshold_are_left_out():
     masks = torch.ones(1, 2, 2, dtype=torch.bool)
     labels = torch.ones(2, 2, dtype=torch.int64)
-    _, segments = merge_panoptic(_instances(masks, [0.49]), labels, 0.5, 1, 0.5)
+    _, segments = merge_panoptic(_instances(masks, [0.49]), labels, CombineRules(0.5, 1, 0.5))
     assert segments == [{"id": 1, "isthing": False, "category_id": 1, "area": 4}]
 
 
 def test_stuff_below_the_area_limit_is_left_out():
     labels = torch.tensor([[1, 1, 1, 2]])
     nothing = _instances(torch.zeros(0, 1, 4, dtype=torch.bool), [])
-    panoptic_seg, segments = merge_panoptic(nothing, labels, 0.5, 2, 0.5)
+    panoptic_seg, segments = merge_panoptic(nothing, labels, CombineRules(0.5, 2, 0.5))
     assert panoptic_seg.tolist() == [[1, 1, 1, 0]]
     assert [s["category_id"] for s in segments] == [1]
 
@@ -170,7 +162,9 @@ def test_stuff_below_the_area_limit_is_left_out():
 @pytest.mark.usefixtures("_implementation")
 def test_stuff_that_does_not_occur_is_no_segment_whatever_the_area_limit(limit):
     nothing = _instances(torch.zeros(0, 1, 4, dtype=torch.bool), [])
-    panoptic_seg, segments = merge_panoptic(nothing, torch.tensor([[1, 3, 3, 6]]), 0.5, limit, 0.5)
+    panoptic_seg, segments = merge_panoptic(
+        nothing, torch.tensor([[1, 3, 3, 6]]), CombineRules(0.5, limit, 0.5)
+    )
     assert panoptic_seg.tolist() == [[1, 2, 2, 3]]
     assert [(s["category_id"], s["area"]) for s in segments] == [(1, 1), (3, 2), (6, 1)]
 
@@ -178,15 +172,21 @@ def test_stuff_that_does_not_occur_is_no_segment_whatever_the_area_limit(limit):
 def test_void_stuff_is_removed_and_the_other_ids_close_up():
     labels = torch.tensor([[1, 2, 2, 3]])
     nothing = _instances(torch.zeros(0, 1, 4, dtype=torch.bool), [])
-    panoptic_seg, segments = merge_panoptic(nothing, labels, 0.5, 0, 0.5, void_labels=[2, 7])
+    panoptic_seg, segments = merge_panoptic(nothing, labels, CombineRules(0.5, 0, 0.5, (2, 7)))
     assert panoptic_seg.tolist() == [[1, 0, 0, 2]]
     assert [s["category_id"] for s in segments] == [1, 3]
+
+
+def test_the_confidence_aware_rule_is_refused_where_there_are_no_logits():
+    nothing = _instances(torch.zeros(0, 1, 2, dtype=torch.bool), [])
+    with pytest.raises(ValueError, match="postprocess_panoptic"):
+        merge_panoptic(nothing, torch.tensor([[0, 3]]), CombineRules(confidence_aware=True))
 
 
 def test_a_negative_label_is_refused_by_value():
     nothing = _instances(torch.zeros(0, 1, 2, dtype=torch.bool), [])
     with pytest.raises(ValueError, match="-3"):
-        merge_panoptic(nothing, torch.tensor([[0, -3]]), 0.5, 0, 0.5)
+        merge_panoptic(nothing, torch.tensor([[0, -3]]), CombineRules(0.5, 0, 0.5))
 
 
 @pytest.mark.slow
@@ -196,5 +196,5 @@ def test_an_area_limit_that_float32_cannot_tell_apart_is_compared_exactly():
     area = labels.numel()
     for limit in (area - 0.5, area + 0.5):
         expected = combine_semantic_and_instance_outputs(nothing, labels, 0.5, limit, 0.5)
-        _assert_equal(merge_panoptic(nothing, labels, 0.5, limit, 0.5), expected)
+        _assert_equal(merge_panoptic(nothing, labels, CombineRules(0.5, limit, 0.5)), expected)
     assert not expected[1]

@@ -16,7 +16,6 @@ from panoptic_lovasz.merging import (
     postprocess,
     postprocess_panoptic,
 )
-from panoptic_lovasz.merging.kernels import merge_torch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"))]  # fmt: skip
@@ -30,9 +29,9 @@ def _detectron2(detections, logits, image_size, height, width, rules):
     panoptic_seg = combine_semantic_and_instance_outputs(
         instances,
         sem_seg.argmax(dim=0),
-        rules.overlap_threshold,
+        rules.overlap_thresh,
         rules.stuff_area_limit,
-        rules.instances_score_threshold,
+        rules.instances_confidence_thresh,
     )
     return {"sem_seg": sem_seg, "instances": instances, "panoptic_seg": panoptic_seg}
 
@@ -118,7 +117,7 @@ def test_under_autocast_the_logits_are_interpolated_in_detectron2s_type():
 def _as_on_a_gpu(monkeypatch):
     """The path that waits for the device once, in plain PyTorch."""
     monkeypatch.setattr(postprocess, "_waiting_is_cheap", lambda tensor: False)
-    monkeypatch.setattr(merge, "_passes_for", lambda device: merge_torch)
+    monkeypatch.setattr(merge, "compiled_kernels", lambda *arguments: None)
     monkeypatch.setattr(paste, "_compiled_kernel", lambda masks, boxes: None)
 
 
@@ -182,7 +181,7 @@ def _one_instance(score, probability, margin, limit=0):
     detections.pred_classes = torch.tensor([3])
     detections.pred_masks = torch.full((1, 1, 28, 28), probability)
     logits = torch.tensor([0.1, 0.8, 0.1]).log()[:, None, None].expand(3, 64, 64).contiguous()
-    rules = CombineRules(stuff_area_limit=limit, confidence_margin=margin)
+    rules = CombineRules(stuff_area_limit=limit, confidence_aware=True, margin=margin)
     result = postprocess_panoptic(detections, logits, (256, 256), 256, 256, rules=rules)
     return result["panoptic_seg"]
 
@@ -222,6 +221,11 @@ def test_a_margin_of_one_changes_nothing():
         copy.deepcopy(detections), logits, (120, 150), 200, 240, rules=CombineRules(**rules)
     )
     aware = postprocess_panoptic(
-        detections, logits, (120, 150), 200, 240, rules=CombineRules(**rules, confidence_margin=1.0)
+        detections,
+        logits,
+        (120, 150),
+        200,
+        240,
+        rules=CombineRules(**rules, confidence_aware=True, margin=1.0),
     )
     _assert_equal(aware, plain)

@@ -173,9 +173,23 @@ def merge_outputs(
         height,
         width,
         scale=description["sem_seg_stride"],
-        rules=CombineRules(**description["combine"]),
+        rules=_rules(description["combine"]),
     )
     return result["panoptic_seg"]
+
+
+def _rules(combine: Mapping[str, Any]) -> CombineRules:
+    if "overlap_threshold" not in combine:
+        return CombineRules(**combine)
+    margin = combine["confidence_margin"]  # files that 0.1.0 has written
+    return CombineRules(
+        combine["overlap_threshold"],
+        combine["stuff_area_limit"],
+        combine["instances_score_threshold"],
+        tuple(combine["void_labels"]),
+        confidence_aware=margin is not None,
+        margin=margin or 0.0,
+    )
 
 
 def _network(model: PanopticFPN, inputs: dict) -> tuple[Instances, Tensor]:
@@ -256,14 +270,6 @@ def _write_onnx(adapter: TracingAdapter, image: Tensor, file: Path) -> None:
 
 def _description(predictor: PanopticPredictor) -> dict[str, Any]:
     cfg: CfgNode = predictor.cfg
-    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-    rules = CombineRules(
-        combine.OVERLAP_THRESH,
-        combine.STUFF_AREA_LIMIT,
-        combine.INSTANCES_CONFIDENCE_THRESH,
-        tuple(combine.VOID_LABELS),
-        combine.MARGIN if combine.CONFIDENCE_AWARE else None,
-    )
     return {
         "input": {
             "image": f"float32 (3, H, W), 0..255, {cfg.INPUT.FORMAT}",
@@ -272,7 +278,7 @@ def _description(predictor: PanopticPredictor) -> dict[str, Any]:
         },
         "outputs": OUTPUTS,
         "sem_seg_stride": predictor.model.sem_seg_head.common_stride,
-        "combine": asdict(rules),
+        "combine": asdict(CombineRules.from_config(cfg)),
         "categories": predictor.categories,
     }
 

@@ -1,7 +1,15 @@
 """Post-processing and merging: Detectron2's results, bit for bit, in less time and memory."""
 
-from .labels import SemSegLogits
+from .labels import HeadLogits
+from .lazy_logits import SemSegLogits
 from .merge import merge_panoptic
-from .postprocess import CombineRules, postprocess_panoptic
+from .postprocess import postprocess_panoptic
+from .rules import CombineRules
 
-__all__ = ["CombineRules", "SemSegLogits", "merge_panoptic", "postprocess_panoptic"]
+__all__ = [
+    "CombineRules",
+    "HeadLogits",
+    "SemSegLogits",
+    "merge_panoptic",
+    "postprocess_panoptic",
+]

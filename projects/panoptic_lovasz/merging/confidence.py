@@ -6,23 +6,17 @@ import torch
 from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Instances
 
-from .labels import CLASSES_PER_CHUNK, semantic_logits
+from .labels import CLASSES_PER_CHUNK, HeadLogits, semantic_logits
 
 __all__ = ["instance_confidence", "stuff_confidence"]
 
 
-def stuff_confidence(
-    logits: torch.Tensor, scale: int, image_size: tuple[int, int], size: tuple[int, int]
-) -> torch.Tensor:
-    """Softmax probability of the most probable semantic class, (H, W) float32 in (0, 1].
-
-    Args: see :func:`.labels.semantic_logits`.
-    """
-    top = torch.full(size, -torch.inf, device=logits.device)
+def stuff_confidence(logits: HeadLogits) -> torch.Tensor:
+    """Softmax probability of the most probable semantic class, (H, W) float32 in (0, 1]."""
+    top = torch.full(logits.size, -torch.inf, device=logits.values.device)
     total = top.clone()
-    for start in range(0, len(logits), CLASSES_PER_CHUNK):
-        chunk = logits[start : start + CLASSES_PER_CHUNK]
-        chunk = semantic_logits(chunk, scale, image_size, size).float()
+    for start in range(0, len(logits.values), CLASSES_PER_CHUNK):
+        chunk = semantic_logits(logits.classes(start, start + CLASSES_PER_CHUNK)).float()
         top = torch.maximum(top, chunk.amax(dim=0))
         total = torch.logaddexp(total, chunk.logsumexp(dim=0))
     return (top - total).exp()

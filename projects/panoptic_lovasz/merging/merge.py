@@ -9,15 +9,20 @@ the end.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.structures import Instances
 
+from ..compiled import compiled_kernels
+from .kernels import merge_torch
+from .rules import CombineRules
+
 __all__ = ["merge_panoptic"]
+
+KERNELS = f"{__package__}.kernels.merge_{{}}"
 
 StuffWins = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -32,29 +37,23 @@ class Merged(NamedTuple):
 
 
 def merge_panoptic(
-    instances: Instances,
-    semantic_labels: torch.Tensor,
-    overlap_threshold: float,
-    stuff_area_thresh: float,
-    instances_score_thresh: float,
-    *,
-    void_labels: Sequence[int] = (),
+    instances: Instances, semantic_labels: torch.Tensor, rules: CombineRules
 ) -> tuple[torch.Tensor, list[dict]]:
     """Detectron2's ``combine_semantic_and_instance_outputs``, faster and equal bit for bit.
 
-    1. Instances are taken in the order of their scores, down to ``instances_score_thresh``. One
-       without pixels, or of whose mask more than the share ``overlap_threshold`` is taken
-       already, is dropped; any other gets those of its pixels that are free.
+    1. Instances are taken in the order of their scores, down to
+       ``rules.instances_confidence_thresh``. One without pixels, or of whose mask more than the
+       share ``rules.overlap_thresh`` is taken already, is dropped; any other gets those of its
+       pixels that are free.
     2. The pixels left go to their semantic label, in ascending order of labels, if they are at
-       least ``stuff_area_thresh``. Label 0 stands for all things and is no stuff.
+       least ``rules.stuff_area_limit``. Label 0, which stands for all things, and
+       ``rules.void_labels`` are not stuff; their pixels stay 0.
 
     Args:
         instances: with ``scores`` (N,), ``pred_classes`` (N,) and ``pred_masks`` (N, H, W) bool.
         semantic_labels: (H, W) integers from 0 on, on the masks' device.
-        overlap_threshold: in [0, 1].
-        stuff_area_thresh: in pixels.
-        instances_score_thresh: in [0, 1].
-        void_labels: semantic labels that are not stuff either; their pixels stay 0.
+        rules: all but the confidence-aware one, which needs more than labels: see
+            :func:`.postprocess_panoptic`.
 
     Returns:
         panoptic_seg: (H, W) int32 of segment ids from 1 on, 0 where there is no segment.
@@ -62,46 +61,35 @@ def merge_panoptic(
             "score" and "instance_id" (index into ``instances``), for stuff "area" in pixels.
 
     Raises:
-        ValueError: a negative label.
+        ValueError: a negative label, or the confidence-aware rule.
     """
+    if rules.confidence_aware:
+        raise ValueError("confidence_aware needs logits, not labels: use postprocess_panoptic")
     masks = instances.pred_masks.to(semantic_labels.device, torch.bool)
     lowest, highest = (int(m) for m in semantic_labels.aminmax())
     if lowest < 0:
         raise ValueError(f"semantic_labels has the label {lowest}, but labels start at 0.")
     height, width = semantic_labels.shape
-    regions = torch.tensor([[0, height, 0, width]], dtype=torch.int32, device=masks.device)
-    merged = merge_on_device(
-        instances.scores,
-        instances.pred_classes,
-        masks,
-        regions.expand(len(masks), 4).contiguous(),
-        semantic_labels,
-        highest + 1,
-        overlap_threshold,
-        stuff_area_thresh,
-        instances_score_thresh,
-        void_labels,
-    )
+    whole = torch.tensor([[0, height, 0, width]], dtype=torch.int32, device=masks.device)
+    regions = whole.expand(len(masks), 4).contiguous()
+    merged = merge_on_device(instances, masks, regions, semantic_labels, highest + 1, rules)
     return merged.panoptic_seg, segments_info(merged, merged.summary.tolist())
 
 
 def merge_on_device(
-    scores: torch.Tensor,
-    classes: torch.Tensor,
+    instances: Instances,
     masks: torch.Tensor,
     regions: torch.Tensor,
     labels: torch.Tensor,
     num_labels: int,
-    overlap_threshold: float,
-    stuff_area_thresh: float,
-    instances_score_thresh: float,
-    void_labels: Sequence[int] = (),
+    rules: CombineRules,
     stuff_wins: StuffWins | None = None,
 ) -> Merged:
     """:func:`merge_panoptic` before the results are copied to the host.
 
     Args:
-        scores, classes, masks: as in :func:`merge_panoptic`.
+        instances: with ``scores`` and ``pred_classes``, (N,).
+        masks: theirs, (N, H, W) bool.
         regions: (N, 4) int32, y0, y1, x0, x1: no pixel of the mask lies outside.
         labels: (H, W) integers in [0, num_labels).
         num_labels: number K of labels.
@@ -110,42 +98,41 @@ def merge_on_device(
             bool. They go back to the instance if the stuff is too small; an instance left without
             any is dropped.
     """
-    passes = _passes_for(masks.device)
+    passes = compiled_kernels(KERNELS, masks.device, _agrees) or merge_torch
+    scores = instances.scores
     order = torch.argsort(-scores)  # the very call of Detectron2: ties are in its order
-    active = (scores[order].double() < instances_score_thresh).cumsum(dim=0) == 0
-    owner, accepted = passes.accept(masks, regions, order, active, overlap_threshold)
+    unsure = scores[order].double() < rules.instances_confidence_thresh
+    active = unsure.cumsum(dim=0) == 0
+    owner, accepted = passes.accept(masks, regions, order, active, rules.overlap_thresh)
     stuff = torch.ones(num_labels, dtype=torch.bool, device=labels.device)
-    for label in {0, *void_labels}:
+    for label in {0, *rules.void_labels}:
         stuff[label : label + 1] = False
     if stuff_wins is None:
         free, present = passes.count_stuff(labels, owner, num_labels)
-        stuff &= present & (free.double() >= stuff_area_thresh)
+        stuff &= present & (free.double() >= rules.stuff_area_limit)
     else:
         yielded = stuff_wins(owner, accepted, order)
         free, present = passes.count_stuff(labels, owner.masked_fill(yielded, 0), num_labels)
-        stuff &= present & (free.double() >= stuff_area_thresh)
+        stuff &= present & (free.double() >= rules.stuff_area_limit)
         owner = owner.masked_fill(yielded & stuff[labels.long()], 0)
         accepted = passes.count_stuff(owner, owner, len(order) + 1)[1][1:]
     instance_ids = accepted.cumsum(0, dtype=torch.int32) * accepted
     stuff_ids = (stuff.cumsum(0, dtype=torch.int32) + accepted.sum(dtype=torch.int32)) * stuff
     panoptic_seg = passes.fill(labels, owner, instance_ids, stuff_ids)
-    summary = _summary(order, accepted, classes, scores, stuff, free)
+    summary = _summary(order, accepted, instances.pred_classes, scores, stuff, free)
     return Merged(panoptic_seg, summary, len(order), num_labels)
 
 
-def _passes_for(device: torch.device) -> ModuleType:
-    with contextlib.suppress(ImportError):
-        if device.type == "cpu":
-            from .kernels import merge_numba
-
-            return merge_numba
-        if device.type == "cuda":
-            from .kernels import merge_triton
-
-            return merge_triton
-    from .kernels import merge_torch
-
-    return merge_torch
+def _agrees(kernels: ModuleType, device: torch.device) -> bool:
+    """Whether kernels accept the instances that the plain passes accept."""
+    masks = torch.zeros(3, 40, 150, dtype=torch.bool, device=device)
+    regions = [[0, 30, 0, 140], [5, 40, 20, 150], [30, 40, 0, 10]]
+    for mask, (y0, y1, x0, x1) in zip(masks, regions, strict=True):
+        mask[y0:y1, x0:x1] = True
+    order, active = torch.tensor([2, 0, 1], device=device), torch.ones_like(masks[:, 0, 0])
+    arguments = masks, torch.tensor(regions, dtype=torch.int32, device=device), order, active, 0.5
+    expected, found = merge_torch.accept(*arguments), kernels.accept(*arguments)
+    return all(map(torch.equal, found, expected))
 
 
 def _summary(order, accepted, classes, scores, stuff, free) -> torch.Tensor:

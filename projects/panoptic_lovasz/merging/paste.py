@@ -7,7 +7,11 @@ import torch
 from detectron2.structures import Boxes, ROIMasks
 from torch.nn import functional as F
 
+from ..compiled import compiled_kernels, in_threads
+
 __all__ = ["paste_masks", "paste_regions"]
+
+KERNELS = f"{__package__}.kernels.paste_{{}}"
 
 
 def paste_regions(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -59,8 +63,6 @@ def paste_masks(
     def paste(i: int) -> None:
         doubtful[i] = paste_one(*(a[i] for a in arrays[:3]), threshold, arrays[3][i])
 
-    from ..compiled import in_threads
-
     in_threads(paste, range(len(masks)))
     _decide(masks, boxes, doubtful, threshold, out)
     return out
@@ -75,14 +77,13 @@ def _compiled_kernel(masks, boxes):
         return None
     if not bool(masks.sum().isfinite()):
         return None
-    try:
-        from .kernels import paste_numba
-    except ImportError:
+    kernels = compiled_kernels(KERNELS, masks.device)
+    if kernels is None:
         return None
 
     def paste_one(mask, box, region, threshold, out):
-        doubtful = np.empty((paste_numba.MAX_DOUBTFUL, 2), np.int32)
-        found = paste_numba.paste_one(mask, box, region, np.float32(threshold), out, doubtful)
+        doubtful = np.empty((kernels.MAX_DOUBTFUL, 2), np.int32)
+        found = kernels.paste_one(mask, box, region, np.float32(threshold), out, doubtful)
         return doubtful[:found].copy() if found <= len(doubtful) else None
 
     return paste_one

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from detectron2.structures import Instances, ROIMasks
 from torch.nn import functional as F
 
 from .confidence import instance_confidence, stuff_confidence
-from .labels import SemSegLogits, semantic_labels
+from .labels import HeadLogits, semantic_labels
+from .lazy_logits import SemSegLogits
 from .merge import Merged, merge_on_device, segments_info
 from .paste import paste_masks, paste_regions
+from .rules import CombineRules
 
-__all__ = ["CombineRules", "postprocess_panoptic"]
-
-
-@dataclass(frozen=True)
-class CombineRules:
-    """The options of merging, ``MODEL.PANOPTIC_FPN.COMBINE`` in a config.
-
-    Attributes:
-        overlap_threshold: an instance is dropped if a greater share of it is taken already.
-        stuff_area_limit: stuff of fewer pixels is dropped.
-        instances_score_threshold: instances of a lower score are left out.
-        void_labels: semantic labels that are never stuff; their pixels stay 0.
-        confidence_margin: if set, a pixel goes to its stuff class instead of its instance where
-            the class's softmax probability exceeds score times mask probability by more than
-            this, in [0, 1].
-    """
-
-    overlap_threshold: float = 0.5
-    stuff_area_limit: float = 4096
-    instances_score_threshold: float = 0.5
-    void_labels: tuple[int, ...] = ()
-    confidence_margin: float | None = None
+__all__ = ["postprocess_panoptic"]
 
 
 @torch.no_grad()
@@ -75,13 +54,13 @@ def postprocess_panoptic(
     logits = logits.detach()
     # Where autocast interpolates in another type, it casts before: so do we, once and for all.
     logits = logits.to(F.interpolate(logits[None, :, :1, :1], size=2, mode="bilinear").dtype)
-    how = (logits, scale, (image_size[0], image_size[1]), size)
-    labels = semantic_labels(*how)
+    head_logits = HeadLogits(logits, scale, (image_size[0], image_size[1]), size)
+    labels = semantic_labels(head_logits)
     instances, is_finite, usable = _rescale(detections, size)
     if _waiting_is_cheap(usable):
         flags, lost = [is_finite.item(), *usable.tolist()], True
     else:  # bet on usable boxes: then all that the host must know arrives in one copy
-        result, merged = _paste_and_merge(instances, how, labels, rules)
+        result, merged = _paste_and_merge(instances, head_logits, labels, rules)
         table = torch.cat([is_finite[None], usable, merged.summary]).tolist()
         flags, summary = table[: len(usable) + 1], table[len(usable) + 1 :]
         lost = not all(flags)
@@ -91,10 +70,10 @@ def postprocess_panoptic(
                 "The detector returned boxes with infinite or NaN coordinates; were the weights "
                 "loaded, and did their training diverge?"
             )
-        result, merged = _paste_and_merge(instances[usable], how, labels, rules)
+        result, merged = _paste_and_merge(instances[usable], head_logits, labels, rules)
         summary = merged.summary.tolist()
     return {
-        "sem_seg": SemSegLogits(*how, labels),
+        "sem_seg": SemSegLogits(head_logits, labels),
         "instances": result,
         "panoptic_seg": (merged.panoptic_seg, segments_info(merged, summary)),
     }
@@ -122,29 +101,27 @@ def _rescale(detections: Instances, size) -> tuple[Instances, torch.Tensor, torc
     return instances, is_finite, boxes.nonempty()
 
 
-def _paste_and_merge(instances, how, labels, rules) -> tuple[Instances, Merged]:
+def _paste_and_merge(
+    instances: Instances, logits: HeadLogits, labels: torch.Tensor, rules: CombineRules
+) -> tuple[Instances, Merged]:
     size = instances.image_size
     masks = instances.pred_masks
     probabilities = masks.tensor if isinstance(masks, ROIMasks) else masks[:, 0]
     boxes = instances.pred_boxes.tensor
     result = Instances(size, **instances.get_fields())
-    result.pred_masks = paste_masks(probabilities, boxes, size)
+    result.pred_masks = pasted = paste_masks(probabilities, boxes, size)
 
     def stuff_wins(owner, accepted, order):
         mine = instance_confidence(instances, probabilities, owner, accepted, order)
-        return stuff_confidence(*how) > mine + rules.confidence_margin
+        return stuff_confidence(logits) > mine + rules.margin
 
     merged = merge_on_device(
-        instances.scores,
-        instances.pred_classes,
-        result.pred_masks,
+        result,
+        pasted,
         paste_regions(boxes, size),
         labels,
-        len(how[0]),
-        rules.overlap_threshold,
-        rules.stuff_area_limit,
-        rules.instances_score_threshold,
-        rules.void_labels,
-        stuff_wins if rules.confidence_margin is not None else None,
+        len(logits.values),
+        rules,
+        stuff_wins if rules.confidence_aware else None,
     )
     return result, merged

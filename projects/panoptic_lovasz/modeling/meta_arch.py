@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -13,7 +10,6 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 
 from ..errors import ConfigError, DatasetError
 from ..merging import CombineRules, postprocess_panoptic
-from .memory import reuse_freed_memory
 
 __all__ = ["PanopticLovaszFPN"]
 
@@ -42,36 +38,34 @@ class PanopticLovaszFPN(PanopticFPN):
         self,
         *,
         combine_impl: str = "fast",
-        combine_void_labels: Sequence[int] = (),
-        combine_confidence_margin: float | None = None,
-        reuse_cpu_memory: bool = True,
+        combine_rules: CombineRules = CombineRules(),  # noqa: B008  # frozen
         **kwargs,
     ):
         """
         Args:
             combine_impl: "fast", or "detectron2" for the post-processing of ``PanopticFPN``.
-            combine_void_labels, combine_confidence_margin: see :class:`.CombineRules`; "fast" only.
-            reuse_cpu_memory: run the network under :func:`.reuse_freed_memory` in inference on the
-                CPU; "fast" only.
-            **kwargs: the arguments of ``PanopticFPN``.
+            combine_rules: of merging; "detectron2" knows the thresholds alone.
+            **kwargs: the arguments of ``PanopticFPN``, but for its thresholds of merging.
 
         Raises:
             ConfigError: an unknown ``combine_impl``, or a rule that it does not know.
         """
-        super().__init__(**kwargs)
+        super().__init__(
+            combine_overlap_thresh=combine_rules.overlap_thresh,
+            combine_stuff_area_thresh=combine_rules.stuff_area_limit,
+            combine_instances_score_thresh=combine_rules.instances_confidence_thresh,
+            **kwargs,
+        )
         key = "MODEL.PANOPTIC_FPN.COMBINE"
         if combine_impl not in ("fast", "detectron2"):
             raise ConfigError(f'{key}.IMPL is {combine_impl!r}; it may be "fast" or "detectron2".')
-        confidence_aware = combine_confidence_margin is not None
-        if combine_impl == "detectron2" and (combine_void_labels or confidence_aware):
+        if combine_impl == "detectron2" and not combine_rules.are_detectron2s:
             raise ConfigError(
                 f'{key}.VOID_LABELS and .CONFIDENCE_AWARE need {key}.IMPL "fast": '
                 "Detectron2's own merging has no such rules."
             )
         self.combine_impl = combine_impl
-        self.combine_void_labels = tuple(combine_void_labels)
-        self.combine_confidence_margin = combine_confidence_margin
-        self.reuse_cpu_memory = reuse_cpu_memory
+        self.combine_rules = combine_rules
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -82,11 +76,10 @@ class PanopticLovaszFPN(PanopticFPN):
             # Detectron2 weights Lb and Lm only, because Lc has no entry of its own to multiply.
             weights = ret["roi_heads"].box_predictor.loss_weight
             weights.setdefault("loss_cls", instance_loss_weight)
-        combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        ret["reuse_cpu_memory"] = cfg.MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY
-        ret["combine_impl"] = combine.IMPL
-        ret["combine_void_labels"] = combine.VOID_LABELS
-        ret["combine_confidence_margin"] = combine.MARGIN if combine.CONFIDENCE_AWARE else None
+        # The rules have the thresholds of which Detectron2 makes arguments of their own.
+        ret = {name: value for name, value in ret.items() if not name.startswith("combine_")}
+        ret["combine_impl"] = cfg.MODEL.PANOPTIC_FPN.COMBINE.IMPL
+        ret["combine_rules"] = CombineRules.from_config(cfg)
         return ret
 
     def forward(self, batched_inputs: list[dict]) -> dict[str, torch.Tensor] | list[dict]:
@@ -119,21 +112,12 @@ class PanopticLovaszFPN(PanopticFPN):
         """See ``PanopticFPN.inference``."""
         if self.combine_impl == "detectron2" or not do_postprocess:
             return super().inference(batched_inputs, do_postprocess)
-        reuses = self.reuse_cpu_memory and self.device.type == "cpu"
-        with reuse_freed_memory() if reuses else contextlib.nullcontext():
-            images = self.preprocess_image(batched_inputs)
-            features = self.backbone(images.tensor)
-            logits, stride = self._semantic_logits(features)
-            proposals, _ = self.proposal_generator(images, features, None)
-            detections, _ = self.roi_heads(images, features, proposals, None)
-            del features
-        rules = CombineRules(
-            self.combine_overlap_thresh,
-            self.combine_stuff_area_thresh,
-            self.combine_instances_score_thresh,
-            self.combine_void_labels,
-            self.combine_confidence_margin,
-        )
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        logits, stride = self._semantic_logits(features)
+        proposals, _ = self.proposal_generator(images, features, None)
+        detections, _ = self.roi_heads(images, features, proposals, None)
+        del features
         return [
             postprocess_panoptic(
                 detected,
@@ -142,7 +126,7 @@ class PanopticLovaszFPN(PanopticFPN):
                 item.get("height", image_size[0]),
                 item.get("width", image_size[1]),
                 scale=stride,
-                rules=rules,
+                rules=self.combine_rules,
             )
             for detected, logits_of_image, image_size, item in zip(
                 detections, logits, images.image_sizes, batched_inputs, strict=True

@@ -75,9 +75,10 @@ def accept(masks, regions, order, active, overlap_threshold):
     threshold = torch.full((1,), overlap_threshold, dtype=torch.float64, device=masks.device)
     grid = (triton.cdiv(height, TILE_HEIGHT), triton.cdiv(width, TILE_WIDTH))
     arguments = (masks.contiguous().view(torch.int8), regions.contiguous(), order)
-    for position in range(count + 1 if count else 0):
-        _step[grid](
-            *arguments, active.view(torch.int8), threshold, areas, covered, owner, accepted,
-            position, count, height, width, TILE_HEIGHT, TILE_WIDTH,
-        )  # fmt: skip
+    with torch.cuda.device_of(masks):  # Triton launches on the current device
+        for position in range(count + 1 if count else 0):
+            _step[grid](
+                *arguments, active.view(torch.int8), threshold, areas, covered, owner, accepted,
+                position, count, height, width, TILE_HEIGHT, TILE_WIDTH,
+            )  # fmt: skip
     return owner, accepted.bool()
