@@ -1,5 +1,6 @@
 import json
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from panoptic_lovasz.errors import ConfigError
-from panoptic_lovasz.inference import PanopticPredictor
+from panoptic_lovasz.inference import PanopticPredictor, export
 from panoptic_lovasz.inference.export import (
     OUTPUTS,
     check_export,
@@ -15,6 +16,7 @@ from panoptic_lovasz.inference.export import (
     load_exported,
     merge_outputs,
 )
+from panoptic_lovasz.merging import CombineRules
 from panoptic_lovasz.tools.export import main
 
 
@@ -249,3 +251,17 @@ def test_a_network_on_a_timm_backbone_is_exported_for_every_size(
     export_predictor(predictor, path, images[0])
     worst = check_export(predictor, path, images)
     assert worst["boxes"] < 1e-2 and worst["masks"] < 1e-4 and worst["sem_seg"] < 1e-3
+
+
+def test_the_rules_in_a_description_that_an_earlier_version_wrote_are_understood():
+    old = {
+        "overlap_threshold": 0.4,
+        "stuff_area_limit": 9,
+        "instances_score_threshold": 0.3,
+        "void_labels": [2],
+        "confidence_margin": 0.1,
+    }
+    assert export._rules(old) == CombineRules(0.4, 9, 0.3, (2,), True, 0.1)
+    assert not export._rules(old | {"confidence_margin": None}).confidence_aware
+    rules = CombineRules(0.4, 9, 0.3, (2,), True, 0.1)
+    assert export._rules(json.loads(json.dumps(asdict(rules)))) == rules

@@ -1,6 +1,8 @@
+import contextlib
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_lovasz.merging import CombineRules, merge, merge_panoptic
+from panoptic_lovasz.merging.kernels import merge_torch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"))]  # fmt: skip
@@ -107,6 +110,39 @@ print("equal")
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.stdout.strip() == "equal", done.stderr
+
+
+def test_the_triton_kernel_is_launched_on_the_device_of_the_masks(monkeypatch):
+    merge_triton = pytest.importorskip("panoptic_lovasz.merging.kernels.merge_triton")
+    current, launches = [], []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments: launches.append(list(current))
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(merge_triton, "_step", Kernel())
+    masks, order = torch.zeros(2, 3, 4, dtype=torch.bool), torch.arange(2)
+    regions = torch.zeros(2, 4, dtype=torch.int32)
+    merge_triton.accept(masks, regions, order, order >= 0, 0.5)
+    assert len(launches) == 3 and all(device[0] is masks for device in launches)
+
+
+def test_kernels_that_accept_other_instances_are_noticed():
+    cpu = torch.device("cpu")
+    assert merge._agrees(merge_torch, cpu)
+
+    def accept(*arguments):
+        owner, accepted = merge_torch.accept(*arguments)
+        return owner, ~accepted
+
+    assert not merge._agrees(types.SimpleNamespace(accept=accept), cpu)
 
 
 def test_many_instances_of_one_score_stay_in_detectron2s_order():

@@ -11,6 +11,7 @@ __all__ = ["add_panoptic_lovasz_config"]
 _REMOVED: tuple[str, ...] = (
     "OUTPUT.RESULTS_CSV",  # always written: the best metric, sharing and comparing read it
     "MODEL.SEM_SEG_HEAD.LOSS.FUSED",  # the binned loss never upsamples the logits in memory
+    "MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY",  # a model changes nothing of its process any more
 )
 
 
@@ -125,9 +126,6 @@ def _add_combine(cfg: CN) -> None:
     # if its softmax probability exceeds the instance's score times mask probability by MARGIN.
     combine.CONFIDENCE_AWARE = False
     combine.MARGIN = 0.3
-    # With IMPL "fast", in inference on the CPU: serve the layers' outputs from memory freed before
-    # (glibc; a setting of the whole process while the network runs). Same results, less time.
-    cfg.MODEL.PANOPTIC_FPN.REUSE_CPU_MEMORY = True
 
 
 def _add_test(cfg: CN) -> None:

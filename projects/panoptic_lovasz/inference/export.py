@@ -179,17 +179,13 @@ def merge_outputs(
 
 
 def _rules(combine: Mapping[str, Any]) -> CombineRules:
-    if "overlap_threshold" not in combine:
-        return CombineRules(**combine)
-    margin = combine["confidence_margin"]  # files that 0.1.0 has written
-    return CombineRules(
-        combine["overlap_threshold"],
-        combine["stuff_area_limit"],
-        combine["instances_score_threshold"],
-        tuple(combine["void_labels"]),
-        confidence_aware=margin is not None,
-        margin=margin or 0.0,
-    )
+    combine = dict(combine, void_labels=tuple(combine["void_labels"]))
+    if "overlap_threshold" in combine:  # as 0.1.0 has written them
+        combine["overlap_thresh"] = combine.pop("overlap_threshold")
+        combine["instances_confidence_thresh"] = combine.pop("instances_score_threshold")
+        margin = combine.pop("confidence_margin")
+        combine |= {"confidence_aware": margin is not None, "margin": margin or 0.0}
+    return CombineRules(**combine)
 
 
 def _network(model: PanopticFPN, inputs: dict) -> tuple[Instances, Tensor]:
