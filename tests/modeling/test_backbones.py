@@ -133,6 +133,12 @@ def test_frozen_normalization_does_not_change_in_training(options):
     assert bool(changed) == (options["norm"] == "BN")
 
 
+def test_normalization_over_all_processes_is_detectron2s_name_for_synchronized():
+    modules = list(TimmBackbone("resnet10t", norm="SyncBN").modules())
+    assert any(isinstance(m, torch.nn.SyncBatchNorm) for m in modules)
+    assert not any(type(m) is torch.nn.BatchNorm2d for m in modules)
+
+
 def test_frozen_normalization_keeps_the_activation_that_timm_puts_into_it():
     torch.manual_seed(1)
     trained = TimmBackbone(LITE0, norm="BN").eval()
