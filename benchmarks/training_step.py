@@ -77,9 +77,9 @@ def random_batch(cfg: CfgNode, num_images: int, height: int, width: int) -> list
     y, x = torch.arange(height)[:, None], torch.arange(width)
     batch = []
     for label in labels:
-        centre = torch.rand(8, 2, 1, 1, generator=generator) * torch.tensor([[[height]], [[width]]])
+        center = torch.rand(8, 2, 1, 1, generator=generator) * torch.tensor([[[height]], [[width]]])
         radius = (0.05 + 0.2 * torch.rand(8, 1, 1, generator=generator)) * min(height, width)
-        masks = BitMasks((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2 <= radius**2)
+        masks = BitMasks((y - center[:, 0]) ** 2 + (x - center[:, 1]) ** 2 <= radius**2)
         instances = Instances((height, width), gt_masks=masks)
         instances.gt_boxes = masks.get_bounding_boxes()
         instances.gt_classes = torch.randint(

@@ -171,7 +171,7 @@ def test_weights_that_are_no_dict_are_refused(tmp_path):
         lambda blobs: {"blobs": {**blobs, "conv1_w_momentum": np.zeros(3)}},  # Detectron1
     ],
 )
-def test_caffe2_weights_initialise_the_backbone(slim_cfg, tmp_path, wrap):
+def test_caffe2_weights_initialize_the_backbone(slim_cfg, tmp_path, wrap):
     model = build_model(slim_cfg)
     shapes = {k: v.shape for k, v in model.backbone.bottom_up.state_dict().items()}
     rng = np.random.default_rng(0)
@@ -185,7 +185,7 @@ def test_caffe2_weights_initialise_the_backbone(slim_cfg, tmp_path, wrap):
     assert torch.equal(state["res2.0.conv1.weight"], torch.from_numpy(block))
 
 
-def test_pycls_weights_initialise_what_their_names_end_with(slim_cfg, tmp_path):
+def test_pycls_weights_initialize_what_their_names_end_with(slim_cfg, tmp_path):
     model = build_model(slim_cfg)
     name = "stem.conv1.weight"
     value = torch.rand_like(model.backbone.bottom_up.state_dict()[name])
@@ -195,7 +195,7 @@ def test_pycls_weights_initialise_what_their_names_end_with(slim_cfg, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["torchvision.pth", "timm.safetensors"])
-def test_torchvision_and_timm_weights_initialise_the_backbone(slim_cfg, tmp_path, file):
+def test_torchvision_and_timm_weights_initialize_the_backbone(slim_cfg, tmp_path, file):
     cfg = slim_cfg.clone()
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
@@ -213,7 +213,7 @@ def test_torchvision_and_timm_weights_initialise_the_backbone(slim_cfg, tmp_path
         torch.testing.assert_close(bottom_up(image)["res5"], expected)
 
 
-def test_weights_of_other_classes_initialise_all_but_the_heads_and_the_log_lists_these(
+def test_weights_of_other_classes_initialize_all_but_the_heads_and_the_log_lists_these(
     slim_cfg, tmp_path, caplog
 ):
     other = slim_cfg.clone()
@@ -227,7 +227,7 @@ def test_weights_of_other_classes_initialise_all_but_the_heads_and_the_log_lists
     assert "roi_heads.box_predictor.cls_score.weight" in caplog.text
 
 
-def test_a_stock_panoptic_fpn_checkpoint_of_detectron2s_zoo_initialises_everything(
+def test_a_stock_panoptic_fpn_checkpoint_of_detectron2s_zoo_initializes_everything(
     slim_cfg, tmp_path
 ):
     cfg = slim_cfg.clone()

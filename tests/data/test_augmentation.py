@@ -53,7 +53,7 @@ def test_by_default_they_are_detectron2s(cfg):
     assert kinds(build_augmentation(cfg, True)) == ["ResizeShortestEdge"]
 
 
-def test_inference_is_never_cropped_jittered_or_coloured(cfg):
+def test_inference_is_never_cropped_jittered_or_colored(cfg):
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.COLOR_AUG_SSD = True
     assert kinds(build_augmentation(cfg, False)) == ["ResizeShortestEdge"]
@@ -125,13 +125,13 @@ def test_colors_change_and_labels_do_not(cfg, map_shapes, image_format):
     plain = map_shapes(cfg)
     cfg.INPUT.COLOR_AUG_SSD = True
     assert isinstance(build_augmentation(cfg, True)[-1], T.Transform)
-    coloured = map_shapes(cfg)
-    pairs = list(zip(plain, coloured, strict=True))
+    colored = map_shapes(cfg)
+    pairs = list(zip(plain, colored, strict=True))
     assert sum((a["image"] != b["image"]).any().item() for a, b in pairs) > len(pairs) / 2
     assert all((a["sem_seg"] == b["sem_seg"]).all() for a, b in pairs)
 
 
-def test_colours_need_images_in_bgr_or_rgb(cfg):
+def test_colors_need_images_in_bgr_or_rgb(cfg):
     cfg.INPUT.COLOR_AUG_SSD = True
     cfg.INPUT.FORMAT = "L"
     with pytest.raises(ConfigError, match=r"INPUT\.FORMAT is L"):

@@ -274,7 +274,7 @@ FAULTS = {
         lambda d: d.save_png(BLANK[..., 0]),
         "b.png",
         "pixels",
-        "has 8-bit grey",
+        "has 8-bit gray",
     ),
     "PNG of another size": (
         lambda d: d.save_png(BLANK[:, :30]),

@@ -65,10 +65,10 @@ def test_other_ways_to_store_8_bit_colors_are_read_alike(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
-def test_a_grey_png_is_an_error_that_says_what_ids_look_like(tmp_path, mode):
-    Image.new(mode, (4, 3)).save(tmp_path / "grey.png")
-    with pytest.raises(DatasetError, match=r"grey\.png has \d+-bit grey.*R \+ 256 G"):
-        read_panoptic_png(tmp_path / "grey.png")
+def test_a_gray_png_is_an_error_that_says_what_ids_look_like(tmp_path, mode):
+    Image.new(mode, (4, 3)).save(tmp_path / "gray.png")
+    with pytest.raises(DatasetError, match=r"gray\.png has \d+-bit gray.*R \+ 256 G"):
+        read_panoptic_png(tmp_path / "gray.png")
 
 
 def test_a_png_of_16_bits_per_channel_is_an_error(tmp_path):

@@ -180,7 +180,7 @@ def test_demo_py_hands_its_exit_code_to_the_shell(tmp_path):
     command += ["--input", __file__, "--output", str(tmp_path)]
     outcome = subprocess.run(command, capture_output=True, text=True)
     assert outcome.returncode == 1
-    assert f"{tmp_path / 'none'}' is no file" in outcome.stderr
+    assert f"{tmp_path / 'none'}' is not a file" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -192,7 +192,7 @@ def test_the_tool_exports_a_checkpoint_and_prints_the_differences(
     assert all(name in printed for name in OUTPUTS)
     assert sorted(p.name for p in output.parent.iterdir()) == ["model.json", "model.ts"]
     assert main(["--checkpoint", str(tmp_path / "none"), "--output", str(output)]) == 1
-    assert "none' is no file" in capsys.readouterr().err
+    assert "none' is not a file" in capsys.readouterr().err
 
 
 def test_the_networks_input_is_resized_and_in_its_channel_order(predictor, photo):

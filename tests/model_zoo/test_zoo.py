@@ -169,7 +169,7 @@ def test_a_damaged_download_leaves_the_cache(served, zoo):
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest_one(zoo):
-    with pytest.raises(ConfigError, match=r"'slym' is no file.*did you mean slim\?"):
+    with pytest.raises(ConfigError, match=r"'slym' is not a file.*did you mean slim\?"):
         PanopticPredictor.from_checkpoint("slym", zoo=zoo)
     with pytest.raises(ConfigError, match=r"\$PANOPTIC_LOVASZ_ZOO names no zoo"):
         model_zoo.get("slim")

@@ -156,8 +156,8 @@ def test_real_coco_images_are_drawn_with_a_label_for_every_large_segment(shared_
         seg = png @ (1, 256, 256**2)
         info = [{**s, "isthing": isthing[s["category_id"]]} for s in annotation["segments_info"]]
         plain = draw_panoptic(image, seg, info, labels=False)
-        labelled = draw_panoptic(image, seg, info)
+        labeled = draw_panoptic(image, seg, info)
         for s in annotation["segments_info"]:
             if s["area"] > 20000 and not s["iscrowd"]:
                 mask = np.kron(seg == s["id"], np.ones((2, 2), bool))
-                assert (plain != labelled)[mask].any(), s
+                assert (plain != labeled)[mask].any(), s

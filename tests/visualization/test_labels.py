@@ -40,7 +40,7 @@ def test_labels_never_overlap_nor_leave_the_picture(seed, num, shape):
         assert not any(overlap(box, other) for other in boxes[:i])
 
 
-def test_a_large_segment_is_labelled_inside_and_off_the_object_on_it():
+def test_a_large_segment_is_labeled_inside_and_off_the_object_on_it():
     index = np.zeros((400, 600), np.int32)
     index[150:250, 200:400] = 1
     drawn = draw_labels(
@@ -51,7 +51,7 @@ def test_a_large_segment_is_labelled_inside_and_off_the_object_on_it():
     assert not overlap(stuff, (200, 150, 400, 250))
 
 
-def test_a_small_segment_is_labelled_beside_itself_and_stays_visible():
+def test_a_small_segment_is_labeled_beside_itself_and_stays_visible():
     index = np.zeros((400, 600), np.int32)
     index[200:212, 300:312] = 1
     [(_, box)] = draw_labels(np.zeros((400, 600, 3), np.uint8), index, [label(1)], 14)

@@ -37,7 +37,7 @@ def test_an_instance_of_another_class_at_the_same_place_is_not_the_same():
     assert shades(tracker, (5, 1, 30, 30)) == [0]
 
 
-def test_an_instance_is_recognised_after_being_missed_for_up_to_memory_frames():
+def test_an_instance_is_recognized_after_being_missed_for_up_to_memory_frames():
     for missed, expected in [(3, 1), (4, 0)]:
         tracker = InstanceTracker(memory=3)
         assert shades(tracker, (1, 0, 0, 0), (2, 0, 30, 30)) == [0, 1]

@@ -58,7 +58,7 @@ def rename_torchvision_resnet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give the weights Detectron2's names, ``backbone.bottom_up.res2.0.conv1.weight`` and so on.
 
     The classifier is left out. The network must have ``RESNETS.STRIDE_IN_1X1: False`` and RGB
-    input normalised as torchvision's.
+    input normalized as torchvision's.
     """
     renamed = {}
     for name, tensor in weights.items():

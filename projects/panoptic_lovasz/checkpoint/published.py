@@ -100,7 +100,7 @@ class ModelInfo:
 
 
 def read_model_info(file: str | Path) -> ModelInfo | None:
-    """Read what a published model says about itself; None if the file is no published model.
+    """Read what a published model says about itself; None if the file is not a published model.
 
     A ``model.safetensors`` without metadata of its own has it in the ``config.json`` beside it.
 

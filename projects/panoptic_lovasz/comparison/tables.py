@@ -206,7 +206,7 @@ def _signed(d: Difference, digits: int = 1) -> str:
 
 
 def _colored(d: Difference, digits: int = 1, cost: bool = False) -> tuple[str, str]:
-    """Text and colour; coloured only where the difference is clear."""
+    """Text and color; colored only where the difference is clear."""
     kinds = {"higher": "bad" if cost else "good", "lower": "good" if cost else "bad"}
     return _signed(d, digits), kinds.get(d.verdict, "")
 

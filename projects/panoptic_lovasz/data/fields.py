@@ -55,7 +55,7 @@ def read_json(file: str | os.PathLike, kind: str = "JSON") -> Any:
 
 
 def check_field(record: Any, field: str, types: tuple[type, ...], where: str) -> Any:
-    """Return ``record[field]``; it must be exactly of one of the types, so a bool is no int."""
+    """Return ``record[field]``; it must be exactly of one of the types, so a bool is not an int."""
     if not isinstance(record, dict):
         raise DatasetError(f"{where} is {shorten(record)}, expected an object")
     if field not in record:

@@ -138,7 +138,7 @@ class _PanopticAugInput(T.AugInput):
         self, image: np.ndarray, index_map: np.ndarray, semantic: np.ndarray, thing: np.ndarray
     ):
         self.image, self.semantic, self.thing = image, semantic, thing
-        # Detectron2 resizes uint8 by Pillow, whose nearest neighbour is that of pixel centres, and
+        # Detectron2 resizes uint8 by Pillow, whose nearest neighbor is that of pixel centers, and
         # other types by another rule; more segments than a byte has values take three bytes each.
         self._wide = len(semantic) > 256
         self._encoded = id_to_rgb(index_map) if self._wide else index_map.astype(np.uint8)

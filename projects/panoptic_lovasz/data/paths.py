@@ -41,7 +41,7 @@ class Folder:
         same whether they are written as one character or two.
 
         Raises:
-            DatasetError: if the name leads out of the folder or to something that is no file.
+            DatasetError: if the name leads out of the folder or to something that is not a file.
             FileNotFoundError: if there is no such file.
         """
         for spelling in dict.fromkeys((name, name.replace("\\", "/"))):

@@ -206,7 +206,7 @@ def get_panoptic_dataset_dicts(
 
     Args:
         names: a name or several, such as cfg.DATASETS.TRAIN.
-        filter_empty: leave out the images without a thing that is no crowd
+        filter_empty: leave out the images without a thing that is not a crowd
             (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
 
     Raises:

@@ -1,6 +1,6 @@
 """The pictures of the generated data set: shapes that overlap and hide each other in a landscape.
 
-Shape, not color alone, tells the things apart: their color ranges are neighbours, and each object
+Shape, not color alone, tells the things apart: their color ranges are neighbors, and each object
 has its own shade, size, angle and texture.
 """
 
@@ -137,7 +137,7 @@ class _Scene:
             self._paint(mask, self._material("disc"), crowd_id)
 
     def draw_fog(self) -> None:
-        """A grey patch without a label: void."""
+        """A gray patch without a label: void."""
         cx, cy = self.rng.uniform(0.1, 0.9, 2)
         fog = ((self.x - cx) / 0.2) ** 2 + ((self.y - cy) / 0.1) ** 2 < 1
         self.image = np.where(fog[..., None], 0.25 * self.image + 0.6, self.image)

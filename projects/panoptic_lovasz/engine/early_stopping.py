@@ -155,7 +155,7 @@ class EarlyStopping(EvaluationHook):
 def count_stale(values: Iterable[float], min_gain: float) -> int:
     """The number of values since the last that exceeded the gain before it by more than min_gain.
 
-    NaN is no gain; the first number is one.
+    NaN is not a gain; the first number is one.
     """
     last_gain, stale = -math.inf, 0
     for value in values:

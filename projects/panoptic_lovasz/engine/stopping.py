@@ -1,4 +1,4 @@
-"""End a training early, in all processes at once: on SIGTERM, or for a loss that is no number."""
+"""End a training early, in all processes at once: on SIGTERM, or for a loss that is NaN."""
 
 from __future__ import annotations
 

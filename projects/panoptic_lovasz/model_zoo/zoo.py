@@ -141,7 +141,7 @@ def _config_file(name: str, zoo: Zoo) -> str:
     hint = f"; did you mean {similar[0]}?" if similar else ""
     searched = "" if zoo or os.getenv(ZOO_VARIABLE) else f" (and ${ZOO_VARIABLE} names no zoo)"
     raise ConfigError(
-        f"'{name}' is no file, no folder and no name of the model zoo{searched}{hint}"
+        f"'{name}' is not a file, a folder or a name of the model zoo{searched}{hint}"
     )
 
 

@@ -141,7 +141,7 @@ class CrossEntropyLovaszLoss(nn.Module):
         """Factors with which the mean of several batches' losses is the loss of all as one batch.
 
         Cross-entropy is a mean over labeled pixels, of which batches have different numbers. The
-        Jaccard index of several batches is no mean of theirs, so region losses have no factors.
+        Jaccard index of several batches is not a mean of theirs, so region losses have no factors.
 
         Args:
             batches: labels of every image of every batch, (H, W) each, any integer dtype.

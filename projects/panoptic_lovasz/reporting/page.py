@@ -101,7 +101,7 @@ def tiles(values: Sequence[tuple[str, str]]) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; floats get one decimal. A (text, class) pair is coloured: "good" or "bad"."""
+    """A table; floats get one decimal. A (text, class) pair is colored: "good" or "bad"."""
     if not rows:
         return ""
     head = "".join(f"<th>{_text(c)}</th>" for c in columns)

@@ -25,4 +25,4 @@ def tolerate_errors(what: str) -> Iterator[None]:
         key = (what, type(error).__name__)
         if key not in _told:
             _told.add(key)
-            logger.warning(f"{what} could not be made, which does no harm else", exc_info=error)
+            logger.warning(f"{what} could not be made; nothing else depends on it", exc_info=error)

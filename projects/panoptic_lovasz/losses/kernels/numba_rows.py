@@ -3,7 +3,7 @@
 Logits are interpolated, exponentiated and used on the spot, for one tile of one full-resolution
 row and all classes at a time, which the cache holds. Inside a tile the pixels are ordered by
 phase, ``pixel = phase * cells + cell`` for the column ``cell * scale_factor + phase``, so that
-every inner loop, the interpolation too, runs over neighbours in memory and becomes vector code.
+every inner loop, the interpolation too, runs over neighbors in memory and becomes vector code.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def _add_product(out, a, b):
 
 
 @_jit
-def _neighbours(position, scale_factor):
-    """First of the two low-resolution neighbours of a position, and the weight of the second."""
+def _neighbors(position, scale_factor):
+    """First of the two low-resolution neighbors of a position, and the weight of the second."""
     source = np.float32((position + 0.5) / scale_factor - 0.5)
     first = math.floor(source)
     return int(first), np.float32(source - first)
@@ -136,11 +136,11 @@ def _neighbours(position, scale_factor):
 def _interpolate(logits, row, start, scale_factor, blended, out):
     """Upsample one class (h + 2, w + 2): one full-resolution row, from column ``start`` s on."""
     cells = blended.shape[0] - 2
-    first, weight = _neighbours(row, scale_factor)
+    first, weight = _neighbors(row, scale_factor)
     low = logits[:, start : start + cells + 2]
     _blend(blended, low[first + 1], low[first + 2], weight)
     for phase in range(scale_factor):
-        first, weight = _neighbours(phase, scale_factor)
+        first, weight = _neighbors(phase, scale_factor)
         left, right = blended[first + 1 : first + 1 + cells], blended[first + 2 : first + 2 + cells]
         _blend(out[phase * cells : (phase + 1) * cells], left, right, weight)
 
@@ -151,11 +151,11 @@ def _interpolate_adjoint(row_gradient, row, start, scale_factor, blended, gradie
     cells = blended.shape[0] - 2
     blended[:] = _ZERO
     for phase in range(scale_factor):
-        first, weight = _neighbours(phase, scale_factor)
+        first, weight = _neighbors(phase, scale_factor)
         part = row_gradient[phase * cells : (phase + 1) * cells]
         _add_scaled(blended[first + 1 : first + 1 + cells], part, _ONE - weight)
         _add_scaled(blended[first + 2 : first + 2 + cells], part, weight)
-    first, weight = _neighbours(row, scale_factor)
+    first, weight = _neighbors(row, scale_factor)
     _add_scaled(gradient[first + 1, start : start + cells + 2], blended, _ONE - weight)
     _add_scaled(gradient[first + 2, start : start + cells + 2], blended, weight)
 

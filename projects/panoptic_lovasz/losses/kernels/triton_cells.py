@@ -53,8 +53,8 @@ def load_labels(
 
 @triton.jit
 def load_pixels(pointers, mask, other):
-    """Load, in one dimension: with more, Triton may hand neighbouring pixels of a cell to
-    neighbouring threads, and everything that depends on them too.
+    """Load, in one dimension: with more, Triton may hand neighboring pixels of a cell to
+    neighboring threads, and everything that depends on them too.
     """
     if mask is None:
         values = tl.load(tl.ravel(pointers))

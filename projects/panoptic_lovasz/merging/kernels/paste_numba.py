@@ -18,8 +18,8 @@ def _axis(start, box_start, box_stop, mask_size, left, weight):
     """Where the pixels from ``start`` on lie in a mask with a zero border: cell and next weight."""
     half, one, two = np.float32(0.5), np.float32(1), np.float32(2)
     for i in range(left.shape[0]):
-        centre = np.float32(start + i) + half
-        position = (centre - box_start) / (box_stop - box_start) * two - one
+        center = np.float32(start + i) + half
+        position = (center - box_start) / (box_stop - box_start) * two - one
         cell = ((position + one) * np.float32(mask_size) - one) * half
         cell = min(max(cell, np.float32(-1)), np.float32(mask_size))
         floor = np.float32(math.floor(cell))
