@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -23,7 +24,9 @@ from panoptic_lovasz.data import (
     register_coco_panoptic,
 )
 from panoptic_lovasz.data.checking import check_coco_panoptic
+from panoptic_lovasz.data.id_map import read_panoptic_png, write_panoptic_png
 from panoptic_lovasz.errors import ConfigError, DatasetError
+from panoptic_lovasz.inference.images import as_rgb
 
 VALUES = (
     None, True, -1, 0, 1, 1.5, float("nan"), float("inf"), 2**31, 2**70, -(2**70), "", "x", "\0",
@@ -104,7 +107,82 @@ def other_image(rng, size):
         return buffer.getvalue()
 
 
-MUTATIONS = {"json": mutate_json, "json text": mutate_json_text, "image": mutate_image}
+def mutate_depth(tiny, rng):
+    """Images of other bit depths, and turned by EXIF, some with the sizes to match."""
+    n = rng.integers(2)
+    record = tiny.content["images"][n]
+    kinds = (
+        ("PNG", rng.integers(0, 2**16, (6, 8), dtype=np.uint16)),
+        ("TIFF", rng.integers(0, 2**17, (6, 8), dtype=np.int32)),
+        ("TIFF", rng.random((6, 8), dtype=np.float32)),
+        ("PNG", rng.integers(0, 2, (6, 8)).astype(bool)),
+        ("JPEG", rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)),
+        ("TIFF", rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)),
+    )
+    kind, pixels = kinds[rng.integers(len(kinds))]
+    exif = Image.Exif()
+    exif[274] = int(rng.integers(1, 9))
+    image = Image.fromarray(pixels)
+    image.save(tiny.images / record["file_name"], format=kind, exif=exif)
+    if exif[274] >= 5 and rng.random() < 0.7:  # upright sizes, with an id PNG to match or not
+        record["width"], record["height"] = 6, 8
+        if rng.random() < 0.7:
+            png = tiny.panoptic / tiny.content["annotations"][n]["file_name"]
+            write_panoptic_png(png, np.rot90(read_panoptic_png(png)))
+    tiny.save()
+
+
+def mutate_ids(tiny, rng):
+    """Ids as text for numbers, of nothing, or there twice."""
+    content = tiny.content
+    for record in (*content["images"], *content["annotations"]):
+        name = "id" if "id" in record else "image_id"
+        if rng.random() < 0.5:
+            record[name] = (str(record[name]), 11, 12, float(record[name]), 99)[rng.integers(5)]
+    tiny.save()
+
+
+def mutate_files(tiny, rng):
+    """What systems leave behind, byte-order marks, links, pipes, names that lead out."""
+    folder, records = (
+        (tiny.images, tiny.content["images"]),
+        (tiny.panoptic, tiny.content["annotations"]),
+    )[rng.integers(2)]
+    record = records[rng.integers(2)]
+    file = folder / record["file_name"]
+    kind = rng.integers(7)
+    if kind == 0:
+        (folder / "._a.png").write_bytes(b"\0\5\x16\7")
+        shutil.copytree(folder, folder / ".ipynb_checkpoints")
+    elif kind == 1:
+        tiny.json.write_bytes(b"\xef\xbb\xbf" + tiny.json.read_bytes())
+    elif kind == 2:
+        (folder / "city").mkdir()
+        file.rename(folder / "city" / file.name)
+        record["file_name"] = f"city\\{file.name}"
+        tiny.save()
+    elif kind == 3:
+        file.unlink()
+        os.mkfifo(file)
+    else:
+        file.rename(tiny.root / file.name)
+        if kind == 4:
+            file.symlink_to(tiny.root / file.name)
+        elif kind == 5:
+            file.symlink_to("/dev/zero")
+        else:
+            record["file_name"] = f"../{file.name}"
+            tiny.save()
+
+
+MUTATIONS = {
+    "json": mutate_json,
+    "json text": mutate_json_text,
+    "image": mutate_image,
+    "depth": mutate_depth,
+    "ids": mutate_ids,
+    "files": mutate_files,
+}
 
 
 def damage(sound, root, name, seed):
@@ -126,6 +204,10 @@ def use(tiny, train):
         image_format="BGR",
         classes=get_panoptic_classes(["hostile"]),
     )
+    plain = PanopticFPNDatasetMapper(False, augmentations=[], image_format="RGB")
+    for record in dicts:  # training, evaluation and prediction see the same pixels
+        read = as_rgb(record["file_name"])
+        assert (plain(record)["image"].numpy() == read.transpose(2, 0, 1)).all()
     labels = {*range(mapper.classes.num_semantic), 255}
     batch = [mapper(d) for d in dicts]
     for mapped in batch:

@@ -11,7 +11,7 @@ def train(slim_cfg):
     return training_step(slim_cfg)
 
 
-@pytest.mark.parametrize("block", range(8))
+@pytest.mark.parametrize("block", range(4))
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_damaged_data_set_ends_in_success_or_in_an_error_that_names_its_file(
     tiny_set, tmp_path, train, name, block

@@ -84,7 +84,7 @@ def test_samples_are_taken_one_at_a_time(target):
             [("a.jpg", IDS, [{"id": 4, "category_id": 5}, SEGMENTS[1]])],
             r"a\.jpg: segment 4 has the category_id 5, expected one of 'categories': \[1, 2\]",
         ),
-        ([("a.jpg", IDS, SEGMENTS), ("a.png", IDS, SEGMENTS)], r"earlier image .* same PNG a\.png"),
+        ([("a.png", IDS, SEGMENTS)] * 3, r"earlier image .* same PNG a\.png"),
         ([("a.jpg", IDS, SEGMENTS, 1), ("b.jpg", IDS, SEGMENTS, 1)], "image_id 1 occurs more"),
         ([("../a.jpg", IDS, SEGMENTS)], "expected a path relative to the image folder"),
         ([("/a.jpg", IDS, SEGMENTS)], "expected a path relative to the image folder"),

@@ -87,6 +87,27 @@ def test_files_of_one_name_do_not_overwrite_each_other(demo, photo, tmp_path):
     assert files(tmp_path / "out") == ["same.png", "same_2.png", "same_3.png"]
 
 
+def test_coco_files_name_the_images_that_they_are_of(demo, photo, tmp_path):
+    names = ["x/same.jpg", "x/same.png", "y/same.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(photo).save(tmp_path / name)
+    assert demo("--input", tmp_path / "x", tmp_path / "y", "--coco", "--no-overlay") == 0
+    out = tmp_path / "out"
+    dicts = load_coco_panoptic_json(out / "predictions.json", tmp_path, out / "predictions")
+    assert [d["file_name"] for d in dicts] == [str(tmp_path / name) for name in names]
+    assert len({d["pan_seg_file_name"] for d in dicts}) == 3
+
+
+def test_an_image_of_too_many_pixels_is_skipped(demo, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    Image.fromarray(photo).save(tmp_path / "large.png")
+    arguments = ("--input", tmp_path / "large.png", "--max-pixels")
+    assert demo(*arguments, photo.shape[0] * photo.shape[1] - 1) == 1
+    assert "large.png" in (error := capsys.readouterr().err) and "--max-pixels" in error
+    assert demo(*arguments, photo.shape[0] * photo.shape[1]) == 0
+
+
 def test_numeric_names_become_image_ids_as_in_coco(demo, photo, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("000000000139", "000000000285"):

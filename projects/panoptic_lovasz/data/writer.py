@@ -59,7 +59,8 @@ def write_coco_panoptic(
 
     Args:
         json_file: the JSON to write.
-        panoptic_dir: the folder of PNGs to write, each at its image's path with the suffix .png.
+        panoptic_dir: the folder of PNGs to write, each at its image's path with the suffix .png,
+            which is appended where two images differ in theirs alone.
         categories: as in the JSON: "id", "name", "isthing" and optionally "color".
         samples: the annotated images; segments without a pixel are left out.
         total: number of samples, for the progress bar.
@@ -119,6 +120,8 @@ def _write_sample(
     """Write one PNG; return the image's and the annotation's entries in the JSON."""
     image_id = number if sample.image_id is None else sample.image_id
     png_name = Path(sample.file_name).with_suffix(".png")
+    if (panoptic_dir / png_name).exists():  # as of a.jpg beside a.png
+        png_name = Path(f"{sample.file_name}.png")
     png = panoptic_dir / png_name
     if png_name.is_absolute() or ".." in png_name.parts:
         raise DatasetError(f"{sample.file_name}: expected a path relative to the image folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +55,14 @@ class Inputs:
         """
         truth = {Path(d["file_name"]): d for d in get_panoptic_dataset_dicts(name)}
         return cls(images=_unique_names(list(truth)), truth=truth)
+
+    def coco_names(self) -> dict[Path, str]:
+        """Paths of the images from the folder that holds them all, as a COCO JSON names them."""
+        files = {path: Path(os.path.abspath(path)) for path in self.images}
+        if not files:
+            return {}
+        folder = os.path.commonpath([file.parent for file in files.values()])
+        return {path: file.relative_to(folder).as_posix() for path, file in files.items()}
 
     def image_ids(self) -> dict[Path, int | str]:
         """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg."""

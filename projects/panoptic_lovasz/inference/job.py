@@ -86,6 +86,7 @@ class Job:
 
     def _image_samples(self) -> Iterator[PanopticSample]:
         images, ids = self.inputs.images, self.inputs.image_ids()
+        coco_names = self.inputs.coco_names()
         with tqdm(total=len(images), unit=" images", disable=None if images else True) as bar:
 
             def skip(error: DatasetError) -> None:
@@ -102,7 +103,7 @@ class Job:
                     save_picture(self.folder / _SIDE_BY_SIDE / f"{name}.png", picture)
                 self.done += 1
                 bar.update()
-                yield result.to_coco(name + result.source.suffix, ids.get(result.source))
+                yield result.to_coco(coco_names[result.source], ids.get(result.source))
 
     def _video_samples(self, source: Path | int, name: str) -> Iterator[PanopticSample]:
         try:
@@ -151,9 +152,14 @@ class Job:
         sources = {f.resolve() for f in (*self.inputs.images, *self.inputs.videos)}
         pictures = [f"{name}.png" for name in self.inputs.images.values()]
         videos = [f"{name}.mp4" for name in self.inputs.videos.values()]
-        for subfolder in ("", _SIDE_BY_SIDE, _COCO):
+        coco = [f"{Path(name).with_suffix('')}.png" for name in self.inputs.coco_names().values()]
+        for subfolder, names in (
+            ("", (*pictures, *videos)),
+            (_SIDE_BY_SIDE, (*pictures, *videos)),
+            (_COCO, coco),
+        ):
             folder = (self.folder / subfolder).resolve()
-            for name in (*pictures, *videos):
+            for name in names:
                 if folder / name in sources:
                     raise ConfigError(
                         f"the output {folder / name} would overwrite an input; use another folder"

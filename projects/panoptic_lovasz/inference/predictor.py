@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -213,13 +213,16 @@ class PanopticPredictor:
         """Predict a list or a stream of images, in order.
 
         Args:
-            images: paths, PIL images or arrays; read as they are needed.
+            images: paths, PIL images or arrays, read as they are needed; also a single one, such as
+                an array of up to three dimensions.
             on_error: called for an image that cannot be read, which is then left out; by default
                 the error is raised.
 
         Raises:
             DatasetError: an image cannot be read and there is no ``on_error``.
         """
+        if _is_single(images):
+            images = [images]  # type: ignore[list-item]
         inputs = self._load_all(images, on_error)
         ahead = self.batch_size * (_BATCHES_AHEAD if self.batch_size > 1 else 1)
         while window := list(itertools.islice(inputs, ahead)):
@@ -291,6 +294,13 @@ class PanopticPredictor:
                 )
             )
         return results
+
+
+def _is_single(images: Any) -> bool:
+    """Whether this is one image, whose rows or letters are not to be taken for images."""
+    if isinstance(images, np.ndarray):
+        return images.ndim <= 3
+    return isinstance(images, (str, os.PathLike, Image.Image))
 
 
 class _Input(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_atomically
+from ..visualization.fonts import figure_fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,7 +141,9 @@ def save_png(figure: Figure, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    write_atomically(path, lambda f: figure.savefig(f, format="png", dpi=120, facecolor="white"))
+    options: dict[str, Any] = {"format": "png", "dpi": 120, "facecolor": "white"}
+    with figure_fonts(figure):
+        write_atomically(path, lambda f: figure.savefig(f, **options))
 
 
 def to_svg(figure: Figure) -> str:

@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--coco", action="store_true", help="also write COCO panoptic JSON and PNGs")
     add("--confidence-threshold", type=_probability, metavar="P", help="of things, 0 to 1")
     add("--batch-size", type=cli.positive, default=1, metavar="N")
+    add("--max-pixels", type=cli.positive, metavar="N", help="refuse larger images (89 million)")
     add("--device", help='"cpu", "cuda", ...; default: the config\'s, if it is there')
     add("--amp", action="store_true", help="mixed precision: float16, or bfloat16 on the CPU")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
@@ -75,6 +76,10 @@ def _probability(text: str) -> float:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.max_pixels is not None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = args.max_pixels
     from ..inference.inputs import Inputs
     from ..inference.job import Job
 

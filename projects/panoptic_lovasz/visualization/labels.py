@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from .fonts import drawable, font_for
 from .palette import text_color
 
 __all__ = ["Label", "draw_labels", "font_size_for", "legend_strip", "title_bar"]
@@ -76,7 +76,8 @@ def draw_labels(
 
 def title_bar(width: int, text: str, size: int) -> np.ndarray:
     """A strip (H, width, 3) with a centred title, shortened to fit."""
-    font = _font(size, bold=True)
+    text = drawable(text)
+    font = font_for(text, size, bold=True)
     while text and font.getlength(text) > width - size:
         text = text[:-2] + "…" if len(text) > 2 else ""
     bar = Image.new("RGB", (width, round(2 * size)), _PAPER)
@@ -86,10 +87,11 @@ def title_bar(width: int, text: str, size: int) -> np.ndarray:
 
 def legend_strip(width: int, entries: list[tuple[str, tuple]], size: int) -> np.ndarray:
     """A strip (H, width, 3) with a swatch and a name for each entry, in as many rows as needed."""
-    font = _font(size)
+    entries = [(drawable(text), color) for text, color in entries]
+    fonts = [font_for(text, size) for text, _ in entries]
     swatch, gap, row_height = round(1.1 * size), round(0.5 * size), round(1.9 * size)
     x, y, spots = gap, gap, []
-    for text, _ in entries:
+    for (text, _), font in zip(entries, fonts, strict=True):
         advance = swatch + gap + round(font.getlength(text)) + 3 * gap
         if x > gap and x + advance > width:
             x, y = gap, y + row_height
@@ -97,7 +99,7 @@ def legend_strip(width: int, entries: list[tuple[str, tuple]], size: int) -> np.
         x += advance
     strip = Image.new("RGB", (width, y + row_height if entries else 0), _PAPER)
     draw = ImageDraw.Draw(strip)
-    for (text, color), (x, y) in zip(entries, spots, strict=True):
+    for (text, color), font, (x, y) in zip(entries, fonts, spots, strict=True):
         middle = y + (row_height - gap) / 2
         box = (x, middle - swatch / 2, x + swatch, middle + swatch / 2)
         draw.rounded_rectangle(box, radius=swatch // 5, fill=tuple(int(c) for c in color))
@@ -170,18 +172,10 @@ def _largest_component(mask: np.ndarray) -> np.ndarray:
     return (components == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()).astype(np.uint8)
 
 
-@lru_cache(maxsize=16)
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # DejaVu comes with matplotlib, which Detectron2 needs; OpenCV's own strokes are hard to read
-    import matplotlib
-
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", name), size)
-
-
 @lru_cache(maxsize=1024)
 def _chip(text: str, color: tuple[int, int, int], size: int) -> Image.Image:
-    font = _font(size)
+    text = drawable(text)
+    font = font_for(text, size)
     pad = max(2, round(0.22 * size))
     width = round(font.getlength(text)) + 2 * pad + 1
     chip = Image.new("RGBA", (width, round(1.15 * size) + 2 * pad), (0, 0, 0, 0))

@@ -10,6 +10,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ...files import write_atomically
+from ...visualization.fonts import figure_fonts
 from ..id_map import VOID
 from .files import ImageFindings
 
@@ -108,7 +110,8 @@ class Statistics:
         left, right = figure.subplots(1, 2)
         _bars(left, shown, [100 * r.pixels / self.num_pixels for r in shown], "pixels, %")
         _bars(right, things, [r.instances for r in things], "instances")
-        figure.savefig(file, dpi=120)
+        with figure_fonts(figure):
+            write_atomically(file, lambda f: figure.savefig(f, format="png", dpi=120))
 
 
 def _bars(axes, rows: list[ClassRow], values: list[float], label: str) -> None:
