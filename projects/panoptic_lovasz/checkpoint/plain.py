@@ -27,9 +27,7 @@ def read_text(file: str | Path, limit: int = MAX_CHARACTERS) -> str:
     with open(file, "rb") as f:
         content = f.read(limit + 1)
     if len(content) > limit:
-        raise CheckpointError(
-            f"{file} has more than the {limit} bytes that are read of such a file"
-        )
+        raise CheckpointError(f"{file} is too long: expected at most {limit} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -62,8 +60,9 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises:
         CheckpointError: if it is something else.
     """
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -73,7 +72,8 @@ def parse_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not YAML of plain values: {error}") from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,10 @@ __all__ = ["IGNORE_LABEL", "THINGS_CLASS", "PanopticClasses"]
 IGNORE_LABEL = 255  # semantic label of void and crowd pixels
 THINGS_CLASS = "things"  # name of semantic class 0, all things collapsed into one
 _THINGS_COLOR = (82, 18, 128)  # Detectron2's own choice
+
+_MAX_NAME = 256  # characters of a class's name
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of controls, surrogates, line ends
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of text
 
 Color = tuple[int, int, int]
 
@@ -53,6 +58,9 @@ class PanopticClasses:
     stuff_segment_ids: tuple[int, ...]
 
     def __post_init__(self):
+        for name in (*self.thing_classes, *self.stuff_classes):
+            if fault := _fault_of_name(name):
+                raise DatasetError(f"the class name {shorten(name)} {fault}")
         if self.num_semantic > IGNORE_LABEL:
             raise DatasetError(
                 f"{self.num_semantic - 1} stuff categories are too many: semantic labels are "
@@ -233,6 +241,14 @@ def _metadata_hint(metadata: Metadata) -> str:
     )
 
 
+def _fault_of_name(name: str) -> str:
+    """Why a name must not reach terminals, tables and pictures; empty if it may."""
+    if len(name) > _MAX_NAME:
+        return f"has {len(name)} characters, expected at most {_MAX_NAME}"
+    unseen = next((c for c in name if unicodedata.category(c) in _UNSEEN or c in _TURNING), None)
+    return "" if unseen is None else f"has the control character U+{ord(unseen):04X}"
+
+
 def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
     if not isinstance(categories, list) or not categories:
         raise DatasetError(f"{source}: 'categories' must be a list with at least one category")
@@ -250,6 +266,8 @@ def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
             raise DatasetError(f"{where}: id is {shorten(category_id)}, expected an integer >= 0")
         if not isinstance(name, str) or not name:
             raise DatasetError(f"{where}: name is {shorten(name)}, expected a non-empty string")
+        if fault := _fault_of_name(name):
+            raise DatasetError(f"{where}: name {shorten(name)} {fault}")
         if isthing not in (0, 1):
             raise DatasetError(
                 f"{where}: isthing is {shorten(isthing)}, expected 0 (stuff) or 1 (thing)"

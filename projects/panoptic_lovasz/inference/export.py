@@ -87,7 +87,8 @@ def load_exported(path: str | os.PathLike) -> _Exported:
     The function takes a float32 (3, H, W) tensor and returns the tensors named in ``OUTPUTS``.
 
     Raises:
-        ConfigError: if the ending is unknown or onnxruntime is missing.
+        ConfigError: if the ending is unknown, a package is missing, or an ONNX file refers to
+            others. TorchScript is code: only for files whose author you trust.
     """
     path = Path(path)
     if path.suffix == ".ts":
@@ -97,7 +98,8 @@ def load_exported(path: str | os.PathLike) -> _Exported:
         return lambda image: dict(zip(OUTPUTS, script(image), strict=True))
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
-    runtime = _require("onnxruntime")[0]
+    onnx, runtime = _require("onnx", "onnxruntime")
+    _check_self_contained(onnx.load(path, load_external_data=False), path)
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> dict[str, Tensor]:
@@ -277,6 +279,18 @@ def _description(predictor: PanopticPredictor) -> dict[str, Any]:
         "combine": asdict(CombineRules.from_config(cfg)),
         "categories": predictor.categories,
     }
+
+
+def _check_self_contained(model: Any, path: Path) -> None:
+    """Refuse data in other files, which :func:`export_predictor` does not write."""
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        for field, value in message.ListFields():
+            if field.name == "external_data":
+                raise ConfigError(f"{path} keeps data in other files; it must hold all of it")
+            if field.type == field.TYPE_MESSAGE:
+                waiting += value if hasattr(value, "append") or hasattr(value, "add") else [value]
 
 
 def _require(*packages: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import file_lock
 
+from ..checkpoint.plain import parse_json
 from ..checkpoint.published import sha256_of
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
 from .publishing import PublishedFiles
 
-__all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "fetch", "read_index"]
+__all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "check_below", "fetch", "read_index"]
 
 ZOO_VARIABLE = "PANOPTIC_LOVASZ_ZOO"
 _INDEX = "index.json"
 _FORMAT = 1
+_MAX_BYTES = 2**26  # of an index; that of ten thousand models has some 10 MB
 _DOWNLOADED = ("http://", "https://", "ftp://")  # iopath caches these, and never looks again
 
 
@@ -30,7 +33,8 @@ class Entry:
     """A published model.
 
     Attributes:
-        file, config: the safetensors file and the YAML config, relative to the index, or absolute.
+        file, config: full paths or URLs of the safetensors file and the YAML config. In the index
+            they are relative to it, within its folder, or URLs.
         sha256, config_sha256: of these files, in hexadecimal.
         metrics: metrics by name ("panoptic_seg/PQ"), most in percent.
         dataset, license: see :class:`~panoptic_lovasz.checkpoint.ModelInfo`.
@@ -60,16 +64,18 @@ def read_index(zoo: str | os.PathLike | None = None) -> dict[str, Entry]:
     if location is None:
         return {}
     try:
-        content = json.loads(_read(location))
+        text = _read(location)
     except Exception as error:  # of any type: iopath's handlers raise their own
         raise ConfigError(f"the model zoo's index {location} cannot be read: {error}") from error
+    if len(text) > _MAX_BYTES:
+        raise ConfigError(f"{location} is too long: expected at most {_MAX_BYTES} bytes")
+    content = parse_json(text, f"the model zoo's index {location}")
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ConfigError(f"{location} is no index of a model zoo of 'format' {_FORMAT}")
+        raise ConfigError(f"{location} is not an index of a model zoo of 'format' {_FORMAT}")
     models = content.get("models")
     if not isinstance(models, dict):
         raise ConfigError(f"{location}: 'models' must be an object, not {type(models).__name__}")
-    folder = location.rpartition("/")[0]
-    return {name: _entry(e, folder, f"{location}: '{name}'") for name, e in models.items()}
+    return {name: _entry(e, location, f"{location}: {name!r:.80}") for name, e in models.items()}
 
 
 def fetch(file: str, sha256: str) -> str:
@@ -82,6 +88,8 @@ def fetch(file: str, sha256: str) -> str:
     """
     try:
         local = PathManager.get_local_path(file)
+        if not os.path.isfile(local):
+            raise FileNotFoundError("there is no such file")  # nor a pipe or a device
         found = sha256_of(local)
     except Exception as error:  # of any type: iopath's handlers raise their own
         raise CheckpointError(f"{file} cannot be read: {error}") from error
@@ -104,9 +112,10 @@ def add_to_index(index_file: str | os.PathLike, files: PublishedFiles) -> None:
     processes may add to it at once.
 
     Raises:
-        ConfigError: if the index is there and damaged.
+        ConfigError: if the index is there and damaged, or the files are not in its folder.
     """
     index_file = Path(index_file)
+    check_below(index_file, files.safetensors.parent)
     index_file.parent.mkdir(parents=True, exist_ok=True)
     entry = Entry(
         file=_relative(files.safetensors, index_file),
@@ -127,6 +136,20 @@ def add_to_index(index_file: str | os.PathLike, files: PublishedFiles) -> None:
         write_atomically(index_file, lambda f: f.write(text.encode()))
 
 
+def check_below(index_file: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Check that files of a folder can be in an index: that it lies beside or above them.
+
+    Raises:
+        ConfigError: if not.
+    """
+    top = Path(index_file).parent.resolve()
+    if not Path(folder).resolve().is_relative_to(top):
+        raise ConfigError(
+            f"the index {index_file} can name files in its folder {top} alone, and these are in "
+            f"{Path(folder).resolve()}: choose an index there or above"
+        )
+
+
 def _locate(zoo: str | os.PathLike | None) -> str | None:
     location = os.fspath(zoo) if zoo is not None else os.getenv(ZOO_VARIABLE, "")
     if not location:
@@ -144,7 +167,7 @@ def _read(location: str) -> bytes:
         return Path(PathManager.get_local_path(location, force=True, cache_dir=folder)).read_bytes()
 
 
-def _entry(content: Any, folder: str, where: str) -> Entry:
+def _entry(content: Any, location: str, where: str) -> Entry:
     if not isinstance(content, dict):
         raise ConfigError(f"{where} is a {type(content).__name__}, expected an object")
     for f in fields(Entry):
@@ -156,9 +179,24 @@ def _entry(content: Any, folder: str, where: str) -> Entry:
             )
     known = {f.name: content[f.name] for f in fields(Entry)}
     for name in ("file", "config"):
-        if "://" not in known[name] and not os.path.isabs(known[name]):
-            known[name] = f"{folder}/{known[name]}"
+        known[name] = _place(known[name], location, f"{where}: '{name}'")
     return Entry(**known)
+
+
+def _place(path: str, location: str, where: str) -> str:
+    """The full path or URL of a file that an index names, which lies in its folder, or at a URL.
+
+    Other places are not the index's to name; by ".." in a URL it would even name the place in the
+    cache that the file is written to.
+    """
+    parts = re.split(r"[/\\]", path)
+    is_url = path.startswith(("https://", "http://"))
+    if ".." in parts or not (is_url or (parts[0] and ":" not in path and "?" not in path)):
+        raise ConfigError(
+            f"{where} is {path!r:.200}, expected a relative path that stays in the folder of the "
+            "index, or a URL of http or https, without '..'"
+        )
+    return path if is_url else f"{location.rpartition('/')[0]}/{path}"
 
 
 def _relative(file: Path, index_file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,5 +164,6 @@ def _table(rows: Sequence[Sequence], headers: Sequence[str]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that neither ends a table's cell nor starts HTML."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text that is shown as it is: not HTML or Markdown, and not the end of a table's cell."""
+    visible = "".join(c if c.isprintable() else " " for c in text)
+    return re.sub(r"([\\`*\[\]<>|!#~&])", r"\\\1", visible)

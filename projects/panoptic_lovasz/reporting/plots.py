@@ -12,6 +12,7 @@ import numpy as np
 
 from ..files import write_atomically
 from ..visualization.fonts import figure_fonts
+from ..visualization.text import plot_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,11 +43,13 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
         step = max(1, len(xs) // _MAX_POINTS)
         style = {"marker": "o", "markersize": 4} if markers else {}
         color = _COLORS[n % len(_COLORS)]
-        axes.plot(xs[::step], ys[::step], label=name, color=color, linewidth=1.6, **style)
+        axes.plot(
+            xs[::step], ys[::step], label=plot_text(name), color=color, linewidth=1.6, **style
+        )
     if log and all(np.nanmax(np.asarray(y, float), initial=0) > 0 for _, y in series.values()):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.set_title(plot_text(title), loc="left", fontsize=12, color=_INK)
     axes.set_xlabel("iterations")
     axes.grid(alpha=0.25)
     if series:
@@ -75,7 +78,7 @@ def class_bars(title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Fi
         [r[metric] for r in shown],
         color=[THING if r["isthing"] else STUFF for r in shown],
     )
-    axes.set_yticks(range(len(shown)), [r["name"] for r in shown])
+    axes.set_yticks(range(len(shown)), [plot_text(r["name"]) for r in shown])
     for y, r in enumerate(shown):
         axes.text(r[metric] + 1, y, f"{r[metric]:.1f}", va="center", fontsize=9, color=_INK)
     axes.set_xlim(0, 110)
@@ -99,12 +102,12 @@ def difference_bars(
     colors = ["#3aa76d" if width > 0 else "#cc4b4b" for width in widths]
     error = np.nan_to_num(np.asarray(spreads, float))[order]
     axes.barh(range(len(order)), widths, xerr=error, color=colors, ecolor=_INK, capsize=2)
-    axes.set_yticks(range(len(order)), [names[i] for i in order])
+    axes.set_yticks(range(len(order)), [plot_text(names[i]) for i in order])
     axes.axvline(0, color=_INK, linewidth=0.8)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.set_title(plot_text(title), loc="left", fontsize=12, color=_INK)
     return figure
 
 
@@ -124,8 +127,8 @@ def confusion_matrix(names: Sequence[str], pixels: np.ndarray) -> Figure:
     # From nothing to blue, so that it lies on a light and on a dark page.
     blue = LinearSegmentedColormap.from_list("blue", [(0.24, 0.52, 0.78, a) for a in (0, 1)])
     axes.imshow(share, cmap=blue, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(rows)), [names[i] for i in rows.tolist()])
+    axes.set_xticks(range(len(names)), [*map(plot_text, names)], rotation=90)
+    axes.set_yticks(range(len(rows)), [plot_text(names[i]) for i in rows.tolist()])
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth")
     axes.set_title("Share of each class's pixels, %", loc="left", fontsize=12, color=_INK)

@@ -47,14 +47,16 @@ def _run(args: argparse.Namespace) -> None:
     from detectron2.utils.logger import setup_logger
 
     from ..inference import PanopticPredictor
-    from ..model_zoo.index import add_to_index, read_index
+    from ..model_zoo.index import add_to_index, check_below, read_index
     from ..model_zoo.model_card import write_model_card
     from ..model_zoo.publishing import publish
 
     setup_logger(name="panoptic_lovasz")
     # Before anything is written: the index must be readable, weights and config belong together.
-    if args.index and args.index.is_file():
-        read_index(args.index)
+    if args.index:
+        check_below(args.index, args.output)
+        if args.index.is_file():
+            read_index(args.index)
     opts = ["MODEL.TRUST_WEIGHTS", args.trust_weights]
     predictor = PanopticPredictor.from_checkpoint(args.checkpoint, opts, device="cpu")
     image = args.picture or _first_test_image(predictor.cfg)

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from ...files import write_atomically
 from ...visualization.fonts import figure_fonts
+from ...visualization.text import plot_text
 from ..id_map import VOID
 from .files import ImageFindings
 
@@ -117,7 +118,7 @@ class Statistics:
 def _bars(axes, rows: list[ClassRow], values: list[float], label: str) -> None:
     order = sorted(range(len(rows)), key=lambda i: values[i])
     colors = ["tab:orange" if rows[i].isthing else "tab:blue" for i in order]
-    axes.barh([rows[i].name for i in order], [values[i] for i in order], color=colors)
+    axes.barh([plot_text(rows[i].name) for i in order], [values[i] for i in order], color=colors)
     axes.set_xscale("log")
     if values:
         axes.set_xlim(left=min(values) / 3)  # or the shortest bar would vanish
