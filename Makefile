@@ -33,7 +33,7 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m benchmarks.data_loading
 	$(PY) -m benchmarks.drawing
 
-soak: setup  ## Try what must not break: kills, damaged data, payloads, processes, precision
+soak: setup  ## Try what must not break: kills, damaged data, attacks, processes, precision
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.soak $(ARGS)
 
 mutation: setup  ## Find changes of losses and merging that no test notices; takes an hour

@@ -1,4 +1,4 @@
-"""What the project survives, tried many times: kills, damaged data, payloads, processes, precision.
+"""What the project survives: kills, damaged data, payloads, attacks, processes, precision.
 
     python -m benchmarks.soak
     python -m benchmarks.soak --only data precision --data-sets 3000 --seed 1
@@ -10,6 +10,7 @@ should be. The tests try the same in a shorter form; damage and payloads are the
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -22,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import torch
 from detectron2.config import get_cfg
@@ -135,6 +137,21 @@ def payloads(args: argparse.Namespace, folder: Path) -> list[dict]:
         except Exception as error:  # any type but ours is what this counts
             others.append(f"{name}{suffix}: {type(error).__name__}")
     return [_row("payloads refused", tried, others, "pickles, and PyTorch's format")]
+
+
+def attacks(args: argparse.Namespace, folder: Path) -> list[dict]:
+    """The attacks of docs/security.md, by the tests that try them and look for what they leave."""
+    report = folder / "attacks.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "attack", f"--junitxml={report}"]
+    subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=False, timeout=3600)
+    tried, others = collections.Counter(), collections.defaultdict(list)
+    for case in ElementTree.parse(report).iter("testcase"):
+        module = case.get("classname", "").rpartition(".")[2].removeprefix("test_")
+        if case.find("skipped") is None:
+            tried[module] += 1
+        if case.find("failure") is not None or case.find("error") is not None:
+            others[module].append(case.get("name", ""))
+    return [_row(f"attacks: {m}", n, others[m], "docs/security.md") for m, n in tried.items()]
 
 
 def processes(args: argparse.Namespace, folder: Path) -> list[dict]:
@@ -278,6 +295,7 @@ PARTS = {
     "kills": kills,
     "data": data,
     "payloads": payloads,
+    "attacks": attacks,
     "processes": processes,
     "precision": precision,
 }

@@ -15,6 +15,7 @@ from panoptic_lovasz.errors import CheckpointError
 NAMES = sorted(payloads("x"))
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pt"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_payload_is_refused_and_does_not_run(tmp_path, name, suffix):
@@ -25,6 +26,7 @@ def test_a_payload_is_refused_and_does_not_run(tmp_path, name, suffix):
     assert not list(tmp_path.glob("ran*"))
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_the_old_torch_format_with_a_payload_is_refused(tmp_path, protocol):
     marker, file = tmp_path / "ran", tmp_path / "old.pth"

@@ -86,6 +86,7 @@ def test_an_orientation_that_does_not_exist_changes_nothing(tmp_path, photo, val
     assert read_header(tmp_path / "odd.png").orientation == 1
 
 
+@pytest.mark.attack
 def test_an_image_of_another_size_than_the_data_set_says_is_not_decoded(tmp_path):
     bomb = png_bomb(tmp_path / "bomb.png", 9000, 9000)
     assert bomb.stat().st_size < 1e6
@@ -98,6 +99,7 @@ def test_an_image_of_another_size_than_the_data_set_says_is_not_decoded(tmp_path
     tracemalloc.stop()
 
 
+@pytest.mark.attack
 def test_without_a_size_to_expect_the_number_of_pixels_is_limited(tmp_path, monkeypatch, photo):
     Image.fromarray(photo).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 53)
@@ -115,6 +117,7 @@ def test_the_message_of_a_turned_image_names_the_tag(tmp_path, photo):
         read_image(tmp_path / "phone.jpg", (9, 6))
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("read", [read_image, read_header, read_panoptic_png])
 def test_a_pipe_or_a_device_is_refused_at_once(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.png")

@@ -30,6 +30,7 @@ def test_files_are_found_in_the_folder_and_below(root):
         Folder(root).find("city/b.jpg")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("name", ["../secret.jpg", "city/../../secret.jpg", "/etc/hostname", "/"])
 @pytest.mark.parametrize("follow_links", [False, True])
 def test_a_name_that_leads_out_is_refused(root, name, follow_links):
@@ -83,6 +84,7 @@ def test_names_of_windows_and_macos_are_understood(root):
     assert Folder(root).find("Straße e\u0301.jpg") == str(root / "Straße é.jpg")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("field", ["images", "annotations"])
 @pytest.mark.parametrize("attack", ["parent", "absolute", "link", "pipe"])
 def test_a_data_set_cannot_make_others_files_be_read(tiny_set, tmp_path, field, attack):
@@ -107,6 +109,7 @@ def test_a_data_set_cannot_make_others_files_be_read(tiny_set, tmp_path, field, 
         assert not check_coco_panoptic(*tiny_set.paths, progress=False, follow_links=True).errors
 
 
+@pytest.mark.attack
 def test_a_repair_writes_nothing_outside_for_an_absolute_name(tiny_set):
     annotation = tiny_set.content["annotations"][1]
     annotation["segments_info"].pop()
@@ -120,6 +123,7 @@ def test_a_repair_writes_nothing_outside_for_an_absolute_name(tiny_set):
     assert load_coco_panoptic_json(fixed_json, tiny_set.images, fixed_folder)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("side", ["pred", "gt"])
 def test_evaluation_reads_no_file_outside_the_folders(tiny_set, tmp_path, side):
     for name in ("pred", "gt"):
@@ -133,6 +137,7 @@ def test_evaluation_reads_no_file_outside_the_folders(tiny_set, tmp_path, side):
         )
 
 
+@pytest.mark.attack
 def test_converters_read_no_file_outside_the_folders(tmp_path):
     Image.fromarray(np.ones((4, 5), np.uint8)).save(tmp_path / "secret.png")
     for folder in ("images", "semantic", "instances"):
