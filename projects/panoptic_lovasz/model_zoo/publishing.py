@@ -204,6 +204,8 @@ def _write_bytes(file: Path, data: bytes) -> None:
 
 def _sort_metadata(content: bytes) -> bytes:
     """Put the metadata, which safetensors writes in random order, into the order of its names."""
+    # The library keeps them in a hash map and has no option for an order; one field alone would
+    # have one, but readers of other projects look for "format", and people for the rest.
     end = 8 + int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
