@@ -19,7 +19,15 @@ ROW = re.compile(r"^\| `(\w+)/` \|.*\|(.*)\|$", re.M)
 MAY_IMPORT = {room: re.findall(r"`(\w+)`", others) for room, others in ROW.findall(PAGE)}
 # Public names that forward to where they live.
 FORWARDED = {("losses/__init__.py", "modeling"), ("model_zoo/__main__.py", "tools")}
-DETECTRON2_SIDE = {"augmentation", "build", "mapper", "masks", "register", "samplers"}
+DETECTRON2_SIDE = {
+    "augmentation",
+    "build",
+    "class_counts",
+    "mapper",
+    "masks",
+    "register",
+    "samplers",
+}
 
 
 def _module(file):

@@ -116,6 +116,12 @@ def test_a_faulty_submission_is_one_error_that_names_the_file(submission, change
     assert capsys.readouterr().err.startswith("error: ")
 
 
+def test_a_category_that_is_there_twice_is_named_with_its_file(submission):
+    edit(submission / "gt.json", lambda c: c["categories"].append(c["categories"][0]))
+    with pytest.raises(DatasetError, match=r"gt\.json: categories\[\d\]: id \d+ is taken by"):
+        evaluate_submission(submission / "pred.json", submission / "gt.json", progress=False)
+
+
 def test_missing_files_are_errors(submission):
     with pytest.raises(DatasetError, match="nowhere does not exist"):
         evaluate_submission(submission / "pred.json", submission / "gt.json", gt_dir="nowhere")

@@ -17,7 +17,8 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from ..checkpoint.published import read_found_config
-from ..data.register import register_from_config, set_class_counts
+from ..data.class_counts import set_class_counts
+from ..data.register import register_from_config
 from ..errors import ConfigError
 from ..modeling.backbones import set_timm_input
 from .checking import check_config

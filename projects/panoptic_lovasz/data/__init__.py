@@ -1,7 +1,7 @@
 """Panoptic data sets: the COCO panoptic format, registration, mapping and sampling.
 
 The format, its checks, statistics and converters need NumPy alone; ``register``, ``mapper``,
-``masks``, ``samplers``, ``augmentation`` and ``build`` are Detectron2's side.
+``masks``, ``samplers``, ``augmentation``, ``class_counts`` and ``build`` are Detectron2's side.
 """
 
 from ..lazy import lazy_names
@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         ".build": ("build_panoptic_train_loader",),
+        ".class_counts": ("set_class_counts",),
         ".classes": ("IGNORE_LABEL", "PanopticClasses"),
         ".coco_panoptic": ("load_coco_panoptic_json",),
         ".mapper": ("PanopticFPNDatasetMapper",),
@@ -18,7 +19,6 @@ __getattr__, __dir__, __all__ = lazy_names(
             "get_panoptic_dataset_dicts",
             "register_coco_panoptic",
             "register_from_config",
-            "set_class_counts",
         ),
         ".samplers": ("EquiBatchSampler", "build_train_sampler"),
         ".shapes": ("make_shapes",),

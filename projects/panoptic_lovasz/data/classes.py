@@ -153,6 +153,20 @@ class PanopticClasses:
             **{c: (False, i) for i, c in enumerate(self.stuff_dataset_ids, start=1)},
         }
 
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        """The classes as ``categories`` of a COCO panoptic JSON: things, then stuff."""
+        colors = {True: self.thing_colors, False: self.stuff_colors}
+        return [
+            {
+                "id": dataset_id,
+                "name": self.class_name(isthing, class_id),
+                "isthing": int(isthing),
+                "color": list(colors[isthing][class_id]),
+            }
+            for dataset_id, (isthing, class_id) in self.from_dataset_id.items()
+        ]
+
     def dataset_id(self, isthing: bool, class_id: int) -> int:
         """Category id, in the data set's files, of thing 0..T-1 or stuff 1..S."""
         return self.thing_dataset_ids[class_id] if isthing else self.stuff_dataset_ids[class_id - 1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
@@ -21,20 +21,16 @@ __all__ = [
     "get_panoptic_classes",
     "get_panoptic_dataset_dicts",
     "load_registered",
+    "missing_json_message",
     "register_coco_panoptic",
     "register_from_config",
     "require_instances",
-    "set_class_counts",
 ]
 
 logger = logging.getLogger(__name__)
 
 EVALUATOR_TYPE = "panoptic_lovasz"
 _ENTRY_FIELDS = ("name", "json", "images", "panoptic")
-_COUNT_KEYS = {
-    "MODEL.ROI_HEADS.NUM_CLASSES": "thing classes",
-    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "semantic classes (stuff, and all things as one)",
-}
 
 
 def register_coco_panoptic(
@@ -155,50 +151,6 @@ def get_panoptic_classes(names: Sequence[str]) -> PanopticClasses:
     return classes[0]
 
 
-def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None:
-    """Set MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES from the data sets.
-
-    A count that was given must equal the data's. Data sets that are not panoptic, or whose classes
-    are unknown while both counts are given, leave the config as it is.
-
-    Args:
-        cfg: config whose DATASETS.TRAIN and DATASETS.TEST are registered; changed in place.
-        given: the keys that the user set; by default those that differ from Detectron2's defaults.
-
-    Raises:
-        ConfigError: if a given count contradicts the data; the message has both numbers.
-        DatasetError: if a data set of DATASETS.PANOPTIC is not there to tell its classes.
-    """
-    if given is None:
-        defaults = get_cfg()
-        given = [key for key in _COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        metadata = MetadataCatalog.get(name)
-        if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
-            missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
-            if missing_json and not set(_COUNT_KEYS) <= set(given):
-                raise DatasetError(
-                    f"{_missing_json(name, metadata.panoptic_json)}. To use a model without the "
-                    f"data, set {' and '.join(_COUNT_KEYS)}, or take the config that training "
-                    "wrote into its OUTPUT_DIR"
-                )
-            continue
-        classes = PanopticClasses.from_metadata(metadata)
-        if not classes.num_things:
-            raise DatasetError(
-                f"data set '{name}' has no thing category; a panoptic model needs at least one"
-            )
-        counts = (classes.num_things, classes.num_semantic)
-        for (key, what), count in zip(_COUNT_KEYS.items(), counts, strict=True):
-            if key in given and _get(cfg, key) != count:
-                raise ConfigError(
-                    f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
-                    f"set it to {count}, or remove the key to take the number from the data"
-                )
-            _set(cfg, key, count)
-        given = list(_COUNT_KEYS)  # the next data set must agree with this one
-
-
 def get_panoptic_dataset_dicts(
     names: str | Sequence[str], filter_empty: bool = False
 ) -> list[dict[str, Any]]:
@@ -304,7 +256,7 @@ def _load(
     follow_links: bool,
 ) -> list[dict]:
     if not PathManager.isfile(panoptic_json):
-        raise DatasetError(_missing_json(name, panoptic_json))
+        raise DatasetError(missing_json_message(name, panoptic_json))
     if classes != _classes_of(panoptic_json):
         raise DatasetError(
             f"data set '{name}': the categories of {panoptic_json} have changed since it was "
@@ -315,7 +267,8 @@ def _load(
     )
 
 
-def _missing_json(name: str, panoptic_json: str) -> str:
+def missing_json_message(name: str, panoptic_json: str) -> str:
+    """What to say of a data set whose JSON is not there."""
     return (
         f"data set '{name}': the panoptic JSON {os.path.abspath(panoptic_json)} does not exist "
         f"(relative paths start at $DETECTRON2_DATASETS, here {os.path.abspath(_datasets_root())})"
@@ -341,12 +294,3 @@ def _classes_of(json_file: str) -> PanopticClasses | None:
 def _known_names() -> str:
     own = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("panoptic_root")]
     return f"; registered panoptic data sets are: {', '.join(own)}" if own else ""
-
-
-def _get(cfg: CfgNode, key: str) -> int:
-    return functools.reduce(getattr, key.split("."), cfg)
-
-
-def _set(cfg: CfgNode, key: str, value: int) -> None:
-    *path, last = key.split(".")
-    setattr(functools.reduce(getattr, path, cfg), last, value)

@@ -60,7 +60,9 @@ class PanopticQuality:
         ]
         self._index = {c["id"]: i for i, c in enumerate(self.categories)}
         if len(self._index) != len(self.categories):
-            raise DatasetError("categories: the same id is declared more than once")
+            ids = [c["id"] for c in self.categories]
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise DatasetError(f"categories: the ids {twice} are declared more than once")
         count = len(self.categories)
         self.segments = Counts.zeros(len(SIZES), count)
         self.boundary = Counts.zeros(count)

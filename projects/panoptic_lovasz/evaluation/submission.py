@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from ..data.classes import PanopticClasses
 from ..data.coco_panoptic import read_coco_panoptic_json
 from ..data.fields import check_file_name, read_json
 from ..data.id_map import read_id_colors
@@ -71,6 +72,7 @@ def evaluate_submission(
         if not folder.is_dir():
             raise DatasetError(f"the folder of PNGs {folder} does not exist")
     content = read_coco_panoptic_json(gt_json)
+    PanopticClasses.from_categories(content["categories"], str(gt_json))  # names what is wrong
     sizes = {
         image["id"]: (image["width"], image["height"])
         for image in content["images"]

@@ -186,16 +186,7 @@ class PanopticPredictor:
     @property
     def categories(self) -> list[dict]:
         """The classes as ``categories`` of a COCO panoptic JSON."""
-        c = self.classes
-        kinds = [
-            (1, c.thing_dataset_ids, c.thing_classes, c.thing_colors),
-            (0, c.stuff_dataset_ids, c.stuff_classes[1:], c.stuff_colors[1:]),
-        ]
-        return [
-            {"id": i, "name": name, "isthing": isthing, "color": list(color)}
-            for isthing, *columns in kinds
-            for i, name, color in zip(*columns, strict=True)
-        ]
+        return self.classes.categories
 
     def __call__(self, image: ImageLike) -> PanopticResult:
         """Predict one image: a path, a PIL image, or an array (see :func:`~.images.as_rgb`).

@@ -9,6 +9,8 @@ from typing import Any
 from detectron2.data import MetadataCatalog
 
 from ..data import PanopticClasses
+from ..data.checking.files import ImageFindings
+from ..data.checking.statistics import Statistics
 from .records import write_csv
 
 __all__ = ["write_data_statistics"]
@@ -36,28 +38,25 @@ def write_data_statistics(file: Path, datasets: Mapping[str, Sequence[dict[str, 
 
 def _rows(name: str, dicts: Sequence[dict[str, Any]]) -> list[tuple]:
     classes = PanopticClasses.from_metadata(MetadataCatalog.get(name))
-    keys = list(classes.from_dataset_id.values())
-    images, instances, pixels = ({key: 0 for key in keys} for _ in range(3))
+    statistics = Statistics(classes.categories)
     complete, total = True, 0
     for record in dicts:
+        segments = [
+            {**s, "category_id": classes.dataset_id(*classes.segment_class(s))}
+            for s in record["segments_info"]
+        ]
+        complete &= all("area" in s for s in segments)
         total += record["height"] * record["width"]
-        shown = set()
-        for segment in record["segments_info"]:
-            key = classes.segment_class(segment)
-            shown.add(key)
-            instances[key] += not segment.get("iscrowd", 0)
-            pixels[key] += segment.get("area", 0)
-            complete &= "area" in segment
-        for key in shown:
-            images[key] += 1
+        areas = {s["id"]: s.get("area", 0) for s in segments}
+        statistics.add(ImageFindings(areas=areas, segments=segments))
     return [
         (
             f"{name}, {len(dicts)} images",
-            classes.class_name(*key),
-            "thing" if key[0] else "stuff",
-            images[key],
-            instances[key] if key[0] else None,
-            f"{100 * pixels[key] / total:.2f}" if complete else None,
+            row.name,
+            "thing" if row.isthing else "stuff",
+            row.images,
+            row.instances if row.isthing else None,
+            f"{100 * row.pixels / total:.2f}" if complete else None,
         )
-        for key in keys
+        for row in statistics.rows()
     ]

@@ -1,0 +1,73 @@
+"""Class counts of a config, taken from its data sets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+
+from ..errors import ConfigError, DatasetError
+from .classes import PanopticClasses
+from .register import EVALUATOR_TYPE, missing_json_message
+
+__all__ = ["set_class_counts"]
+
+_COUNT_KEYS = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": "thing classes",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "semantic classes (stuff, and all things as one)",
+}
+
+
+def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None:
+    """Set MODEL.ROI_HEADS.NUM_CLASSES and MODEL.SEM_SEG_HEAD.NUM_CLASSES from the data sets.
+
+    A count that was given must equal the data's. Data sets that are not panoptic, or whose classes
+    are unknown while both counts are given, leave the config as it is.
+
+    Args:
+        cfg: config whose DATASETS.TRAIN and DATASETS.TEST are registered; changed in place.
+        given: the keys that the user set; by default those that differ from Detectron2's defaults.
+
+    Raises:
+        ConfigError: if a given count contradicts the data; the message has both numbers.
+        DatasetError: if a data set of DATASETS.PANOPTIC is not there to tell its classes.
+    """
+    if given is None:
+        defaults = get_cfg()
+        given = [key for key in _COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
+    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
+            missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
+            if missing_json and not set(_COUNT_KEYS) <= set(given):
+                raise DatasetError(
+                    f"{missing_json_message(name, metadata.panoptic_json)}. To use a model without "
+                    f"the data, set {' and '.join(_COUNT_KEYS)}, or take the config that training "
+                    "wrote into its OUTPUT_DIR"
+                )
+            continue
+        classes = PanopticClasses.from_metadata(metadata)
+        if not classes.num_things:
+            raise DatasetError(
+                f"data set '{name}' has no thing category; a panoptic model needs at least one"
+            )
+        counts = (classes.num_things, classes.num_semantic)
+        for (key, what), count in zip(_COUNT_KEYS.items(), counts, strict=True):
+            if key in given and _get(cfg, key) != count:
+                raise ConfigError(
+                    f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
+                    f"set it to {count}, or remove the key to take the number from the data"
+                )
+            _set(cfg, key, count)
+        given = list(_COUNT_KEYS)  # the next data set must agree with this one
+
+
+def _get(cfg: CfgNode, key: str) -> int:
+    return functools.reduce(getattr, key.split("."), cfg)
+
+
+def _set(cfg: CfgNode, key: str, value: int) -> None:
+    *path, last = key.split(".")
+    setattr(functools.reduce(getattr, path, cfg), last, value)
