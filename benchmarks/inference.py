@@ -75,8 +75,8 @@ def make_detections(image_size: tuple[int, int], count: int, generator) -> Insta
     height, width = image_size
     uniform = functools.partial(torch.rand, generator=generator)
     sides = 15 * (0.7 * min(image_size) / 15) ** uniform(count, 2)
-    centres = uniform(count, 2) * torch.tensor([width, height])
-    boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+    centers = uniform(count, 2) * torch.tensor([width, height])
+    boxes = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
     boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height]))
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 28)] * 2, indexing="ij")
     waves, phase = uniform(2, count, 1, 1)

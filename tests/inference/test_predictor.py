@@ -158,12 +158,12 @@ def test_an_unreadable_image_raises_or_is_handed_to_the_caller(predictor, photo_
     assert ["cut.jpg" in str(errors[0]), "empty.png" in str(errors[1])] == [True, True]
 
 
-@pytest.mark.parametrize("kind", ["array", "grey", "path", "text", "PIL"])
+@pytest.mark.parametrize("kind", ["array", "gray", "path", "text", "PIL"])
 def test_a_single_image_is_one_image(predictor, photo, tmp_path, kind):
     Image.fromarray(photo).save(tmp_path / "a.png")
     image = {
         "array": photo,
-        "grey": photo[..., 0],
+        "gray": photo[..., 0],
         "path": tmp_path / "a.png",
         "text": str(tmp_path / "a.png"),
         "PIL": Image.fromarray(photo),

@@ -37,7 +37,7 @@ MAX_SEGMENT_ID = 256**3 - 1
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER_SIZE = 26  # up to bit depth and color type
-_PNG_GREY = {0: "grey", 4: "grey with alpha"}  # color types that hold no ids
+_PNG_GRAY = {0: "gray", 4: "gray with alpha"}  # color types that hold no ids
 _PNG_RGB = 2
 _COLORS_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -124,9 +124,9 @@ def _check_header(file_name: str, header: bytes) -> None:
     if not header.startswith(_PNG_SIGNATURE) or len(header) < _PNG_HEADER_SIZE:
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: it is not a PNG")
     bits, color_type = header[24], header[25]
-    if bits > 8 or color_type in _PNG_GREY:
+    if bits > 8 or color_type in _PNG_GRAY:
         raise DatasetError(
-            f"panoptic PNG {file_name} has {bits}-bit {_PNG_GREY.get(color_type, 'colors')}, "
+            f"panoptic PNG {file_name} has {bits}-bit {_PNG_GRAY.get(color_type, 'colors')}, "
             "expected 8-bit colors (RGB), each its pixel's segment id as R + 256 G + 256^2 B"
         )
 

@@ -52,7 +52,7 @@ class PanopticResult:
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        segment_map: int32 (H, W), the id of each pixel's segment; 0 is no segment.
+        segment_map: int32 (H, W), the id of each pixel's segment; 0 where there is none.
         segments: those with pixels, in the order of the network's output.
         classes: the model's classes.
         source: the path that the image was read from, None for an array or PIL image.

@@ -75,7 +75,7 @@ def draw_labels(
 
 
 def title_bar(width: int, text: str, size: int) -> np.ndarray:
-    """A strip (H, width, 3) with a centred title, shortened to fit."""
+    """A strip (H, width, 3) with a centered title, shortened to fit."""
     text = drawable(text)
     font = font_for(text, size, bold=True)
     while text and font.getlength(text) > width - size:
@@ -141,8 +141,8 @@ class _Places:
             # the label fits: deep inside the largest part, off the objects in front of it
             part = _largest_component(own)
             depth = cv2.distanceTransform(np.pad(part, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-            centre = depth[h // 2 : h // 2 + inside.shape[0], w // 2 : w // 2 + inside.shape[1]]
-            cost = (1 - inside) + others - 0.5 * centre / depth.max()
+            center = depth[h // 2 : h // 2 + inside.shape[0], w // 2 : w // 2 + inside.shape[1]]
+            cost = (1 - inside) + others - 0.5 * center / depth.max()
             cost[inside < 0.3] = np.inf
         else:
             # beside the segment, close to it, hiding neither it nor other objects
