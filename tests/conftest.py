@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,13 +94,15 @@ def second_process(request, monkeypatch):
     over the processes is taken.
     """
     same = request.param == "the same images"
+    both = SimpleNamespace(group_name="both")
 
     def all_reduce(tensor, group):
-        assert group == "both"
+        assert group is both
         tensor.mul_(2 if same else 1)
 
-    monkeypatch.setattr(dist, "get_world_size", lambda group="both": {"both": 2}[group])
+    monkeypatch.setattr(dist, "get_world_size", lambda group=both: 2)
+    monkeypatch.setattr(dist.distributed_c10d, "_resolve_process_group", {"both": both}.__getitem__)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    dist.group.WORLD = "both"
-    yield "both", 1 if same else 2
+    dist.group.WORLD = both
+    yield both, 1 if same else 2
     dist.group.WORLD = None

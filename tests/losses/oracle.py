@@ -97,6 +97,17 @@ def lovasz_hinge(logits: Tensor, target: Tensor, *, ignore_index: int = 255, per
     return sum(losses) / len(losses) if losses else 0.0 * logits.double().sum()
 
 
+def lovasz_sigmoid(maps: Tensor, target: Tensor, *, ignore_index: int = 255, classes="present"):
+    """Mean over maps (M, N) of equation 7 at the errors of a sigmoid."""
+    losses = []
+    for logits, label in zip(maps.double(), target, strict=True):
+        logits, label = logits[label != ignore_index], label[label != ignore_index]
+        if (label == 1).any() or (classes == "all" and len(label)):
+            p = logits.sigmoid()
+            losses.append(lovasz_extension(torch.where(label == 1, 1 - p, p), label == 1))
+    return sum(losses) / len(losses) if losses else 0.0 * maps.double().sum()
+
+
 def cross_entropy_lovasz(
     logits: Tensor,
     target: Tensor,

@@ -6,7 +6,7 @@ Nothing here needs Detectron2. The losses as modules, with their registry and co
 
 from ..lazy import lazy_names
 from .fused import cross_entropy_lovasz, cross_entropy_region
-from .lovasz import lovasz_hinge, lovasz_softmax
+from .lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax
 from .options import LossOptions
 
 __getattr__, __dir__, _modules = lazy_names(
@@ -30,6 +30,7 @@ __all__ = [
     "cross_entropy_lovasz",
     "cross_entropy_region",
     "lovasz_hinge",
+    "lovasz_sigmoid",
     "lovasz_softmax",
     *_modules,
 ]

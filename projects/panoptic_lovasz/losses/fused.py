@@ -8,25 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .counters import MAX_PIXELS, unpack
+from . import operator
+from .counters import MAX_PIXELS
 from .kernels import choose
-from .labels import (
-    as_class_weights,
-    check_labels,
-    check_labels_later,
-    check_type,
-    class_shares,
-    label_range,
-    present_classes,
-)
+from .labels import as_class_weights, check_type
 from .options import LossOptions
-from .regions import region_loss
 
 __all__ = ["cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
 
@@ -82,7 +71,6 @@ def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tupl
     return fused_loss(logits, target, LossOptions(**options))
 
 
-@torch.compiler.disable
 def fused_loss(logits: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     """:func:`cross_entropy_region` with its options as one value."""
     options.check()
@@ -91,104 +79,14 @@ def fused_loss(logits: Tensor, target: Tensor, options: LossOptions) -> tuple[Te
         options = options._replace(scale_factor=1)
     _check_shapes(logits, target, options.scale_factor)
     num_images, num_classes = logits.shape[:2]
-    num_groups = num_images if options.per_image else 1
-    if target.numel() > MAX_PIXELS * num_groups:
+    if target.numel() > MAX_PIXELS * (num_images if options.per_image else 1):
         raise ValueError(f"more than {MAX_PIXELS} pixels in one group; use per_image=True")
-    extremes = label_range(target, options.ignore_index)
-    if not (logits.is_cuda and logits.requires_grad):
-        check_labels(extremes, num_classes, options.ignore_index)
     options = options._replace(
         scale_factor=int(options.scale_factor),
         class_weights=as_class_weights(options.class_weights, num_classes, logits.device),
+        impl=choose(options.impl, logits.device) if target.numel() else "torch",
     )
-    logits, target = logits.contiguous(), target.contiguous()
-    with torch.no_grad():
-        if options.region_weight == 0:
-            shares = torch.zeros(num_groups, num_classes, device=logits.device)
-        else:
-            present = present_classes(target, num_classes, options.ignore_index, num_groups)
-            shares = _shares(present, options)
-    with torch.autocast(logits.device.type, enabled=False):
-        return _CrossEntropyRegion.apply(logits, target, shares, extremes, options)
-
-
-class _CrossEntropyRegion(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        target: Tensor,
-        shares: Tensor,
-        extremes: Tensor,
-        options: LossOptions,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.kernels = choose(options.impl if target.numel() else "torch", logits.device)
-        active = shares > 0
-        counters, ce_sums, saved = ctx.kernels.count(logits, target, active, options)
-        group = options.process_group
-        num_processes = _num_processes(group)
-        if options.region_weight == 0:
-            (ce_sums,) = _sum_over_processes(group, ce_sums)
-            region = ce_sums.new_zeros(())
-            weights = torch.zeros_like(counters, dtype=torch.float32)
-        else:
-            counts, errors = unpack(counters)
-            if options.per_image:
-                (ce_sums,) = _sum_over_processes(group, ce_sums)
-            else:
-                counts, errors, ce_sums = _sum_over_processes(group, counts, errors, ce_sums)
-            region, weights = region_loss(counts, errors, shares, options)
-            region = region * options.region_weight
-            # Images are this process's own; the classes of a batch are everyone's.
-            region = region * (num_processes if options.per_image else 1)
-            weights = (weights * (options.region_weight * num_processes)).float()
-            # Counters cannot hold a NaN; the sum of the cross-entropy saw the same softmax.
-            region = torch.where(ce_sums[0].isnan(), ce_sums[0], region)
-        denominator = torch.where(ce_sums[1] > 0, ce_sums[1], 1)
-        ce = options.ce_weight * ce_sums[0] / denominator
-        ce_scale = options.ce_weight * num_processes / denominator
-        ctx.save_for_backward(logits, target, saved, active, weights, ce_scale, extremes)
-        ctx.options = options
-        return ce.float(), region.float()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, ce_grad: Tensor, region_grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, target, saved, active, weights, ce_scale, extremes = ctx.saved_tensors
-        if logits.is_cuda:
-            check_labels_later(extremes, logits.shape[1], ctx.options.ignore_index)
-        coefficients = (ce_grad * ce_scale).float(), region_grad.float()
-        with torch.autocast(logits.device.type, enabled=False):
-            gradient = ctx.kernels.weigh(
-                logits, target, saved, active, weights, *coefficients, ctx.options
-            )
-        return gradient, None, None, None, None
-
-
-def _shares(present: Tensor, options: LossOptions) -> Tensor:
-    """Share of each group's class in the loss, (G, C) float64; adds up to 1 over all processes."""
-    if options.per_image:
-        (num_labelled,) = _sum_over_processes(options.process_group, present.any(1).sum())
-    else:
-        (present,) = _sum_over_processes(options.process_group, present)
-        present = present > 0
-        num_labelled = present.any().double()
-    shares = class_shares(present, options.classes, options.class_weights)
-    return shares / num_labelled.clamp(min=1)
-
-
-def _num_processes(process_group: dist.ProcessGroup | None) -> int:
-    return 1 if process_group is None else dist.get_world_size(process_group)
-
-
-def _sum_over_processes(process_group: dist.ProcessGroup | None, *tensors: Tensor) -> list[Tensor]:
-    """Sum of each tensor over the processes, float64: exact for the counters' integers."""
-    if process_group is None:
-        return [tensor.double() for tensor in tensors]
-    flat = torch.cat([tensor.double().flatten() for tensor in tensors])
-    dist.all_reduce(flat, group=process_group)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    return operator.cross_entropy_region(logits.contiguous(), target.contiguous(), options)
 
 
 def _as_image(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -213,6 +111,7 @@ def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:
         raise ValueError(
             f"logits must be of shape (B, C, h, w) or (N, C), not {tuple(logits.shape)}"
         )
+    check_type(target)
     if target.device != logits.device:
         raise ValueError(f"logits are on {logits.device}, target is on {target.device}")
     num_images, _, height, width = logits.shape

@@ -1,4 +1,4 @@
-"""The Lovász-Softmax and Lovász hinge losses of full-resolution logits.
+"""The Lovász-Softmax, Lovász-sigmoid and Lovász hinge losses of full-resolution logits.
 
 Source: Berman, Rannen Triki, Blaschko, "The Lovász-Softmax loss: a tractable surrogate for the
 optimization of the intersection-over-union measure in neural networks", CVPR 2018.
@@ -18,20 +18,20 @@ from .labels import (
     as_class_weights,
     check_labels,
     check_labels_later,
+    check_type,
     class_shares,
     label_range,
     present_classes,
 )
 from .options import LossOptions
 
-__all__ = ["lovasz_hinge", "lovasz_softmax"]
+__all__ = ["lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax"]
 
 METHODS = ("binned", "exact")
 # Errors sorted at once: many short rows, or a single long one, for the sake of memory.
 SORTED_ELEMENTS = 1 << 22
 
 
-@torch.compiler.disable
 def lovasz_softmax(
     logits: Tensor,
     target: Tensor,
@@ -137,6 +137,79 @@ def lovasz_hinge(
     if later:
         loss.register_hook(lambda _: check_labels_later(extremes, 2, ignore_index))
     return loss
+
+
+def lovasz_sigmoid(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    classes: str = "present",
+    multilabel: bool = False,
+    per_image: bool = False,
+    num_bins: int = 1024,
+) -> Tensor:
+    """Lovász loss of binary maps with sigmoid errors: a surrogate of 1 - IoU of the foreground.
+
+    The extension of the Jaccard loss (equation 7) at the errors ``|target - sigmoid(logit)|``,
+    averaged over maps: in linear time, since they lie in [0, 1] and can be binned. A map is the
+    first of two classes' softmax with a logit of 0 for the background.
+
+    Args:
+        logits: of any floating dtype. (B, *spatial) for one map per image, or per mask in case of
+            a mask classifier; (B, C, *spatial) with ``multilabel``, one map per image and class.
+        target: the same shape, bool or any integer dtype: 0, 1 or ``ignore_index``.
+        ignore_index: label of pixels that do not count.
+        classes: "present" leaves maps without foreground out of the mean; "all" does not, and
+            such a map costs its largest error.
+        multilabel: the second dimension is that of classes, which have a map each.
+        per_image: take each image's maps on their own, as rows of masks need, instead of the
+            batch as one image.
+        num_bins: K; the loss is at most 1 / K below the definition.
+
+    Returns:
+        0-dim float32; 0 with zero gradients if no map takes part.
+
+    Raises:
+        LabelError: a target other than 0, 1 and ``ignore_index``.
+        ValueError: shapes that differ, or an option out of its range.
+        TypeError: logits that are not floating or a target that is not of an integer type.
+    """
+    if logits.dim() < 2 + multilabel or logits.shape != target.shape:
+        shape = "(B, C, *spatial)" if multilabel else "(B, *spatial)"
+        raise ValueError(
+            f"logits and target must both be of shape {shape}, not "
+            f"{tuple(logits.shape)} and {tuple(target.shape)}"
+        )
+    if classes not in ("present", "all"):
+        raise ValueError(f'classes must be "present" or "all", not {classes!r}')
+    if target.dtype == torch.bool:
+        target = target.to(torch.uint8)
+    check_type(target)
+    logits, target = (_as_maps(x, multilabel, per_image) for x in (logits, target))
+    if classes == "present":
+        # A label that cannot be keeps its map, for the check to find it.
+        takes_part = ((target != 0) & (target != ignore_index)).flatten(1).any(1)
+        target = target.to(torch.promote_types(target.dtype, torch.int16))
+        target = target.masked_fill(~takes_part[:, None, None], ignore_index)
+    options = LossOptions(
+        scale_factor=1,
+        ignore_index=ignore_index,
+        ce_weight=0.0,
+        classes=[1],
+        per_image=True,
+        num_bins=num_bins,
+    )
+    return fused_loss(torch.stack((torch.zeros_like(logits), logits), 1), target, options)[1]
+
+
+def _as_maps(x: Tensor, multilabel: bool, per_image: bool) -> Tensor:
+    """(B, *spatial) or (B, C, *spatial) to (maps, height, width)."""
+    if not multilabel:
+        x = x[:, None]
+    *height, width = x.shape[2:]
+    x = x.reshape(*x.shape[:2], math.prod(height), width)
+    return x.flatten(0, 1) if per_image else x.transpose(0, 1).flatten(1, 2)
 
 
 def _exact(

@@ -12,13 +12,20 @@ from ..counters import unpack
 from ..options import LossOptions
 from . import torch_impl
 
-__all__ = ["choose"]
+__all__ = ["choose", "load"]
 
 
-def choose(impl: str, device: torch.device) -> ModuleType:
-    """The module with the passes for an implementation's name, see :class:`.LossOptions`."""
-    if impl == "auto":
-        return compiled_kernels(f"{__name__}.{{}}_impl", device, agree) or torch_impl
+@torch.compiler.assume_constant_result
+def choose(impl: str, device: torch.device) -> str:
+    """The implementation to take, see :attr:`.LossOptions.impl`: "auto" becomes another name."""
+    if impl != "auto":
+        return impl
+    kernels = compiled_kernels(f"{__name__}.{{}}_impl", device, agree)
+    return "torch" if kernels is None else kernels.__name__.split(".")[-1].removesuffix("_impl")
+
+
+def load(impl: str) -> ModuleType:
+    """The module with the passes of an implementation other than "auto"."""
     return importlib.import_module(f".{impl}_impl", __name__)
 
 

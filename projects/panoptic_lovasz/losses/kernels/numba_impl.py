@@ -21,7 +21,7 @@ from ...compiled import in_threads
 from ..options import LossOptions
 from .numba_rows import count_rows, weigh_rows
 
-__all__ = ["count", "weigh"]
+__all__ = ["count", "saved_shape", "weigh"]
 
 CHUNK_ROWS = 4  # rows of the logits; at least 2, so that every other chunk is on its own
 TILE_ELEMENTS = 96 * 1024  # classes x pixels; two float32 tiles fit a second-level cache of 1 MB
@@ -72,6 +72,12 @@ def count(
         counters[group] = per_thread.sum(0)
     sums = ce_sums.sum((0, 1))
     return torch.from_numpy(counters), torch.from_numpy(sums), torch.from_numpy(log_sum)
+
+
+def saved_shape(logits: Tensor, options: LossOptions) -> tuple[int, ...]:
+    """Shape of the third result of :func:`count`."""
+    num_images, _, height, width = logits.shape
+    return num_images, height * options.scale_factor, width * options.scale_factor
 
 
 def weigh(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..counters import bin_errors
 from ..options import LossOptions
 
-__all__ = ["count", "weigh"]
+__all__ = ["count", "saved_shape", "weigh"]
 
 # Elements (classes x pixels) of one strip: 4 MB of float32, small enough for a CPU's caches.
 STRIP_ELEMENTS = 1 << 20
@@ -28,7 +28,7 @@ def count(
     target: Tensor,
     active: Tensor,
     options: LossOptions,
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """First pass: counters of the region term and sums of the cross-entropy.
 
     Args:
@@ -45,8 +45,8 @@ def count(
           the sum of what :func:`.counters.bin_errors` returns for a pixel.
         - (2,) float64: sum of weight times negative log-likelihood, and sum of the weights. The
           first is NaN where the softmax of a pixel that counts is.
-        - (B, h s, w s) float32 or None: whatever the implementation wants back in :func:`weigh`
-          per pixel, such as the log-sum-exp.
+        - float32, of the shape that ``saved_shape`` tells: what the implementation wants back in
+          :func:`weigh` per pixel, such as the log-sum-exp; nothing here.
     """
     num_groups, num_classes = active.shape
     shape = (num_groups, num_classes, 2, options.num_bins)
@@ -66,13 +66,18 @@ def count(
             index, _, value = _bins(probabilities, label, classes[group], options.num_bins)
             value.masked_fill_(label < 0, 0)
             counters[group].view(-1).scatter_add_(0, index.view(-1), value.view(-1))
-    return counters, sums, None
+    return counters, sums, logits.new_empty(saved_shape(logits, options), dtype=torch.float32)
+
+
+def saved_shape(logits: Tensor, options: LossOptions) -> tuple[int, ...]:
+    """Shape of the third result of :func:`count`."""
+    return (0,)
 
 
 def weigh(
     logits: Tensor,
     target: Tensor,
-    saved: Tensor | None,
+    saved: Tensor,
     active: Tensor,
     weights: Tensor,
     ce_coefficient: Tensor,
@@ -98,11 +103,9 @@ def weigh(
     classes = [row.nonzero().flatten() for row in active]
     for strip in _strips(logits, options.scale_factor):
         group = strip.image % num_groups
-        low = logits[strip.image, :, strip.rows].float().requires_grad_()
-        with torch.enable_grad():
-            upsampled = strip.upsample(low, options.scale_factor)
+        upsampled = strip.upsample(logits[strip.image, :, strip.rows].float(), options.scale_factor)
         label = strip.labels(target, num_classes, options.ignore_index)
-        p, _, _ = _softmax(upsampled.detach())
+        p, _, _ = _softmax(upsampled)
         ce = ce_coefficient * _pixel_weights(label, options.class_weights)
         strip_gradient = p * ce
         if len(classes[group]):
@@ -113,8 +116,9 @@ def weigh(
             strip_gradient.sub_(p * through_p.sum(0)).index_add_(0, classes[group], through_p)
         strip_gradient.scatter_add_(0, label.clamp(min=0)[None], -ce[None])
         strip_gradient.masked_fill_(label < 0, 0)
-        (through,) = torch.autograd.grad(upsampled, low, strip_gradient)
-        gradient[strip.image, :, strip.rows] += through
+        gradient[strip.image, :, strip.rows] += strip.upsample_adjoint(
+            strip_gradient, logits.shape[3], options.scale_factor
+        )
     return gradient.to(logits.dtype)
 
 
@@ -133,6 +137,18 @@ class _Strip(NamedTuple):
                 logits[None], scale_factor=scale_factor, mode="bilinear", align_corners=False
             )[0]
         return logits[:, self.inner].flatten(1)
+
+    def upsample_adjoint(self, gradient: Tensor, width: int, scale_factor: int) -> Tensor:
+        """Gradient with respect to what :meth:`upsample` was given, (C, rows, width)."""
+        rows = self.rows.stop - self.rows.start
+        size = (len(gradient), rows * scale_factor, width * scale_factor)
+        upsampled = gradient.new_zeros(size)
+        upsampled[:, self.inner] = gradient.view(len(gradient), -1, size[2])
+        if scale_factor == 1:
+            return upsampled
+        return torch.ops.aten.upsample_bilinear2d_backward(
+            upsampled[None], size[1:], (1, size[0], rows, width), False, scale_factor, scale_factor
+        )[0]
 
     def labels(self, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
         """(N,) int64 labels of the strip's pixels, -1 where they do not count."""

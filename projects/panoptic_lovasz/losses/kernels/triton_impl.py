@@ -34,7 +34,7 @@ from ..options import LossOptions
 from .triton_count import count_kernel, softmax_kernel
 from .triton_weigh import gradient_kernel, mean_slope_kernel
 
-__all__ = ["count", "weigh"]
+__all__ = ["count", "saved_shape", "weigh"]
 
 # Cells per program, one for each thread.
 CELLS = 128
@@ -60,9 +60,8 @@ def count(
     """First pass, see :func:`.torch_impl.count`. The third result is laid out by cells."""
     batch, num_classes, height, width = logits.shape
     num_groups = len(active)
-    rows, columns, steps = _thread_pixels(options.scale_factor)
-    blocks = triton.cdiv((height + 1) * (width + 1), CELLS)
-    lse = logits.new_empty((batch, blocks, steps, rows, columns, CELLS), dtype=torch.float32)
+    lse = logits.new_empty(saved_shape(logits, options), dtype=torch.float32)
+    _, blocks, steps, rows, columns, _ = lse.shape
     labels = torch.empty_like(lse, dtype=torch.int32)
     sums = logits.new_empty((batch * blocks * steps, 2), dtype=torch.float32)
     ignored = torch.empty(len(sums), dtype=torch.int32, device=logits.device)
@@ -84,6 +83,13 @@ def count(
             PER_IMAGE=num_groups > 1, COPIES=copies, CHUNK=COUNT_CLASSES,
         )  # fmt: skip
     return counters.sum(0), sums.sum(0, dtype=torch.float64), lse
+
+
+def saved_shape(logits: Tensor, options: LossOptions) -> tuple[int, ...]:
+    """Shape of the third result of :func:`count`: by image, block of cells, place and cell."""
+    batch, _, height, width = logits.shape
+    rows, columns, steps = _thread_pixels(options.scale_factor)
+    return batch, triton.cdiv((height + 1) * (width + 1), CELLS), steps, rows, columns, CELLS
 
 
 def weigh(
