@@ -59,7 +59,7 @@ def _put_together(*plain: Any) -> LossOptions:
     *first, classes, class_list = plain[:7]
     group = plain[-2] and dist.distributed_c10d._resolve_process_group(plain[-2])
     classes = class_list if classes == "list" else classes
-    return LossOptions(*first, classes, *plain[7:-2], group or None, plain[-1])
+    return LossOptions._make((*first, classes, *plain[7:-2], group or None, plain[-1]))
 
 
 @torch.library.custom_op(
