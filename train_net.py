@@ -7,7 +7,12 @@
 ``--num-gpus 0`` runs on the CPU; ``python train_net.py -h`` lists the arguments.
 """
 
+# ruff: noqa: E402  # PyTorch reads the process's settings while it is loaded
 import sys
+
+from panoptic_lovasz.process import prepare_process
+
+prepare_process()
 
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError, DatasetError, NonFiniteLossError
+from ..process import prepare_process
 
 __all__ = ["EXIT_CODES", "positive", "run"]
 
@@ -36,6 +37,7 @@ def run(
     """
     parser.epilog = f"{parser.epilog}\n{EXIT_CODES}" if parser.epilog else EXIT_CODES
     args = parser.parse_args(argv)
+    prepare_process()
     try:
         return work(args) or 0
     except argparse.ArgumentError as error:
