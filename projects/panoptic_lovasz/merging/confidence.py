@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from detectron2.layers.mask_ops import _do_paste_mask
 from detectron2.structures import Instances
@@ -37,12 +39,15 @@ def instance_confidence(
         owner, accepted, order: see :func:`.merge_torch.accept`.
     """
     confidence = torch.zeros(owner.shape, device=owner.device)
-    boxes = instances.pred_boxes.tensor
-    for position in accepted.nonzero().flatten().tolist():
-        i = order[position]
-        probability, window = _do_paste_mask(
-            mask_probabilities[i, None, None], boxes[i, None], *owner.shape
-        )
-        mine = owner[window] == position + 1
-        confidence[window][mine] = (instances.scores[i] * probability[0].float())[mine]
+    scores, boxes = instances.scores[order], instances.pred_boxes.tensor[order]
+    masks = mask_probabilities[order, None]
+    positions: Iterable[int] = range(len(order))
+    on_cpu = owner.device.type == "cpu"
+    if on_cpu:  # elsewhere asking which ones, or for their boxes, would wait for the device
+        positions = accepted.nonzero().flatten().tolist()
+    for i in positions:
+        one = slice(i, i + 1)
+        probability, window = _do_paste_mask(masks[one], boxes[one], *owner.shape, on_cpu)
+        here = confidence[window]
+        here.copy_(torch.where(owner[window] == i + 1, scores[i] * probability[0].float(), here))
     return confidence
