@@ -43,7 +43,7 @@ class _OnAGpu(torch.Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.device.__get__:
+        if func == torch.Tensor.device.__get__:
             return _Device()
         if getattr(func, "__name__", "") in cls.WAITS:
             raise AssertionError(f"{func.__name__} waits for the device")
