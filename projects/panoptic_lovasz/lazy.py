@@ -25,7 +25,12 @@ def lazy_names(
     def getattr_(name: str) -> Any:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(module_of[name], package), name)
+        try:
+            return getattr(importlib.import_module(module_of[name], package), name)
+        except ModuleNotFoundError as error:
+            if error.name == "detectron2":
+                importlib.import_module(".needs_detectron2", __package__)  # its error says more
+            raise
 
     def dir_() -> list[str]:
         return sorted({*vars(sys.modules[package]), *module_of})

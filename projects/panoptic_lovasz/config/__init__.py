@@ -1,5 +1,6 @@
 """Configuration: the keys that the project adds, and reading configs."""
 
+from .. import needs_detectron2  # noqa: F401  # isort: skip  # first: one clear error
 from .. import modeling  # noqa: F401  # registers what the config's names stand for
 from .checking import check_config, check_device
 from .defaults import add_panoptic_lovasz_config

@@ -1,5 +1,6 @@
 """Detectron2's side of the model: heads, losses, meta-architecture, registered by their names."""
 
+from .. import needs_detectron2  # noqa: F401  # first: one clear error without it
 from .backbones import TimmBackbone, build_timm_backbone, build_timm_fpn_backbone
 from .build_errors import clear_build_errors
 from .losses import SEM_SEG_LOSS_REGISTRY, build_sem_seg_loss
