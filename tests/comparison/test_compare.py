@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from panoptic_lovasz import load_config
@@ -11,10 +12,13 @@ from panoptic_lovasz.comparison.losses import LOSSES
 from panoptic_lovasz.comparison.runs import plan_runs
 from panoptic_lovasz.comparison.tables import Comparison, write_comparison
 from panoptic_lovasz.data import make_shapes
+from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
+from panoptic_lovasz.evaluation.report import panoptic_metrics, write_report
 from panoptic_lovasz.tools import compare
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+SKY = {"id": 1, "category_id": 1}
 QUICK = ["SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2", "TEST.EVAL_PERIOD", "0"]
 
 
@@ -39,7 +43,7 @@ def test_runs_begin_alike_end_in_a_table_and_are_not_run_again(datasets, tmp_pat
     assert results[0]["metrics"]["panoptic_seg/mIoU"] >= 0
     with open(output / "comparison.csv") as f:
         metrics = {(row["metric"], row["loss"]): row for row in csv.DictReader(f)}
-    for name in ("mIoU", "PQ", "PQ_th", "s per iteration", "peak memory, MiB", "IoU sky"):
+    for name in ("mIoU", "PQ", "PQ_th", "s per iteration", "peak memory, MiB", "sem_seg/IoU-sky"):
         assert metrics[name, "ce+lovasz"]["seed 1"]
     # the losses are those that were asked for
     log = {p.parent.parent.name: p.read_text() for p in output.glob("*/seed_1/metrics.json")}
@@ -90,6 +94,7 @@ def test_every_named_loss_is_a_valid_config_that_changes_what_it_says(datasets, 
 
 def _result(pq, weights="a"):
     metrics = {"panoptic_seg/PQ": pq, "panoptic_seg/mIoU": pq + 5, "panoptic_seg/PQ-sky": pq}
+    metrics["depth/error"] = 100 - pq
     record = {"metrics": metrics, "seconds_per_iteration": 0.5, "peak_memory_mib": 900}
     return {**record, "initial_weights": weights}
 
@@ -104,8 +109,9 @@ def _comparison(tmp_path, first, second, weights="a"):
 def test_a_negative_result_is_printed_as_such(tmp_path):
     comparison = _comparison(tmp_path, [50.0, 52.0, 51.0], [48.0, 49.9, 49.1])
     markdown = write_comparison(comparison, tmp_path, "the command", "SEED: 1")
-    assert "ce+lovasz against ce: mIoU −2.0 ± 0.1 (0 of 3 seeds higher)" in markdown
-    assert "PQ −2.0 ± 0.1 (0 of 3 seeds higher): lower" in markdown
+    assert "ce+lovasz against ce: PQ −2.0 ± 0.1 (0 of 3 seeds higher): lower" in markdown
+    assert "mIoU −2.0 ± 0.1 (0 of 3 seeds higher): lower" in markdown
+    assert "depth/error" in markdown  # of an evaluator of a user's own
     assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | −2.0 ± 0.1 |" in " ".join(markdown.split())
     assert "the command" in markdown
     page = (tmp_path / "compare.html").read_text()
@@ -126,3 +132,20 @@ def test_unfinished_runs_leave_gaps_and_not_zeros(tmp_path):
     markdown = write_comparison(comparison, tmp_path, "", "")
     assert "5 of 6 runs are done" in markdown
     assert "(2 of 2 seeds higher)" in markdown
+
+
+def test_two_evaluations_of_the_same_images_are_told_apart_by_an_interval_over_them(tmp_path):
+    comparison = _comparison(tmp_path, [50.0], [60.0])
+    gt = np.ones((4, 4), dtype=int)
+    for n, (loss, share) in enumerate((("ce", 3), ("ce+lovasz", 4))):
+        quality = PanopticQuality([{"id": 1, "name": "sky", "isthing": 0}], boundaries=False)
+        for i in range(30):
+            pred = gt * (i % 5 < share)  # nothing is predicted in some of the images
+            quality.add(gt, [SKY], pred, [SKY] * bool(pred.any()), name=f"{i}.png")
+        folder = tmp_path / str(n) / "inference" / "val"
+        write_report(quality, panoptic_metrics(quality), folder)
+        comparison.folders[loss, 0] = tmp_path / str(n)
+    markdown = " ".join(write_comparison(comparison, tmp_path, "", "").split())
+    found = re.search(r"ce\+lovasz − ce \| seed 0 \| ([+−-][\d.]+) to ([+−-][\d.]+)", markdown)
+    low, high = map(float, found.groups())
+    assert 0 < low < 20 < high  # it finds the segments of a fifth more of the images

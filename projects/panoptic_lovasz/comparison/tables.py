@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
+from ..evaluation.images import COUNTS_FILE, in_pairs, intervals, read_counts
 from ..files import write_atomically
+from ..metrics import HEADLINES, TITLES, averages, by_class, find
 from ..reporting import page, plots
 from ..reporting.records import read_results, write_csv
 from .runs import Run, read_result
@@ -19,18 +21,8 @@ from .statistics import Difference, Summary, paired_difference, summarize
 
 __all__ = ["Comparison", "collect", "write_comparison"]
 
-METRICS = {
-    "mIoU": "panoptic_seg/mIoU",
-    "mIoU, semantic head": "sem_seg/mIoU",
-    "PQ": "panoptic_seg/PQ",
-    "PQ_th": "panoptic_seg/PQ_th",
-    "PQ_st": "panoptic_seg/PQ_st",
-    "SQ": "panoptic_seg/SQ",
-    "RQ": "panoptic_seg/RQ",
-}
-_HEADLINES = ("mIoU", "mIoU, semantic head", "PQ")
 _COSTS = {"s per iteration": "seconds_per_iteration", "peak memory, MiB": "peak_memory_mib"}
-_CLASSES = {"PQ by class": "panoptic_seg/PQ-", "IoU by class, semantic head": "sem_seg/IoU-"}
+_OVER_IMAGES = "Differences over the images, 95 % intervals by bootstrap, seed by seed"
 _NOTE = (
     "Mean ± standard deviation over the seeds, in percent. A difference is paired by seed: the "
     "runs of a pair begin with the same weights and, unless their samplers differ, see the same "
@@ -66,10 +58,17 @@ class Comparison:
         """To the baseline, paired by seed."""
         return paired_difference(self.values(loss, key), self.values(self.losses[0], key))
 
-    def class_keys(self, prefix: str) -> dict[str, str]:
-        """Key of a metric by class name, in the order of the data set."""
-        keys = [k for result in self.results.values() for k in result["metrics"] if prefix in k]
-        return {k[len(prefix) :]: k for k in keys if k.startswith(prefix)}
+    def metrics(self) -> dict[str, str]:
+        """Key by title of every metric that is not of a single class, the known ones first."""
+        keys = averages({key: key for key in self._metric_keys()})
+        return {title: str(key) for title, key in keys.items()}
+
+    def by_class(self) -> dict[str, dict[str, str]]:
+        """Key by class of every metric that has values by class."""
+        return by_class({key: key for key in self._metric_keys()})
+
+    def _metric_keys(self) -> list[str]:
+        return list(dict.fromkeys(k for r in self.results.values() for k in r["metrics"]))
 
     def unpaired(self) -> list[int]:
         """Seeds whose runs did not begin with the same weights."""
@@ -110,13 +109,10 @@ def write_comparison(comparison: Comparison, output: Path, command: str, config:
     return markdown
 
 
-def _keys(comparison: Comparison) -> dict[str, str]:
+def _keys(c: Comparison) -> dict[str, str]:
     """Every key by the name that the CSV has for it."""
-    keys = {**METRICS, **_COSTS}
-    for title, prefix in _CLASSES.items():
-        kind = title.split(" ")[0]
-        keys |= {f"{kind} {n}": key for n, key in comparison.class_keys(prefix).items()}
-    return keys
+    of_classes = [key for keys in c.by_class().values() for key in keys.values()]
+    return {**c.metrics(), **_COSTS, **{key: key for key in of_classes}}
 
 
 def _write_csv(c: Comparison, path: Path) -> None:
@@ -139,7 +135,7 @@ def findings(c: Comparison) -> list[str]:
     base = c.losses[0]
     sentences = []
     for loss in c.losses[1:]:
-        differences = {name: c.difference(loss, METRICS[name]) for name in _HEADLINES}
+        differences = {name: c.difference(loss, TITLES[name]) for name in HEADLINES}
         parts = [
             f"{name} {_signed(d)} ({d.num_higher} of {d.num_pairs} seeds higher): {d.verdict}"
             for name, d in differences.items()
@@ -154,9 +150,11 @@ def _markdown(c: Comparison, command: str) -> str:
     lines += [f"- {sentence}" for sentence in findings(c)] + [""]
     columns, rows = _main_table(c)
     lines.append(_markdown_table(columns, rows))
-    for title, prefix in _CLASSES.items():
-        columns, rows = _class_table(c, prefix)
-        lines += ["", f"**{title}**", "", _markdown_table(columns, rows)]
+    columns, rows = _over_images(c)
+    lines += ["", f"**{_OVER_IMAGES}**", "", _markdown_table(columns, rows)] if rows else []
+    for metric, keys in c.by_class().items():
+        columns, rows = _class_table(c, keys)
+        lines += ["", f"**{metric} by class**", "", _markdown_table(columns, rows)]
     return "\n".join([*lines, "", _NOTE, "", f"```\n{command}\n```", ""])
 
 
@@ -170,7 +168,7 @@ def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:
     """A row per metric: each loss's mean and spread, and its difference to the baseline."""
     columns = ["", *c.losses, *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
     rows = []
-    for name, key in (METRICS | _COSTS).items():
+    for name, key in (c.metrics() | _COSTS).items():
         digits = 3 if key == "seconds_per_iteration" else 1
         row = [name, *(_plus_minus(*c.summary(loss, key)[:2], digits) for loss in c.losses)]
         differences = [c.difference(loss, key) for loss in c.losses[1:]]
@@ -178,10 +176,25 @@ def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
-def _class_table(c: Comparison, prefix: str) -> tuple[list[str], list[list[Any]]]:
+def _over_images(c: Comparison) -> tuple[list[str], list[list[Any]]]:
+    """A row per seed and loss: how far apart its evaluation is from the baseline's."""
+    rows = []
+    for loss, seed in ((loss, seed) for loss in c.losses[1:] for seed in c.seeds):
+        files = [
+            sorted((c.folders[key] / "inference").glob(f"*/{COUNTS_FILE}"))[:1]
+            for key in ((loss, seed), (c.losses[0], seed))
+        ]
+        if all(files):
+            pair = in_pairs(*(read_counts(file) for (file,) in files))
+            ends = intervals(*pair).values()
+            texts = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in ends]
+            rows.append([f"{loss} − {c.losses[0]}", f"seed {seed}", *texts])
+    return ["", "", "PQ", "mIoU"], rows
+
+
+def _class_table(c: Comparison, keys: Mapping[str, str]) -> tuple[list[str], list[list[Any]]]:
     """A row per class, the worst of the baseline first."""
     columns = ["class", c.losses[0], *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
-    keys = c.class_keys(prefix)
     base = {name: c.summary(c.losses[0], key) for name, key in keys.items()}
     order = sorted(keys, key=lambda n: np.nan_to_num(base[n].mean, nan=1e9))
     rows = [
@@ -223,14 +236,11 @@ def _write_page(c: Comparison, path: Path, command: str, config: str) -> None:
     body += [page.paragraph(text) for text in (*_warnings(c), *findings(c)) if text]
     body.append(page.section("Results", page.table(*_main_table(c)), page.paragraph(_NOTE, True)))
     body.append(page.section("Over the training", page.figures(_curves(c))))
-    for title, prefix in _CLASSES.items():
-        body.append(
-            page.section(
-                title,
-                page.figures(_class_plots(c, prefix)),
-                page.table(*_class_table(c, prefix)),
-            )
-        )
+    body.append(page.section(_OVER_IMAGES, page.table(*_over_images(c))))
+    for metric, keys in c.by_class().items():
+        plots_of_it = page.figures(_class_plots(c, keys))
+        table = page.table(*_class_table(c, keys))
+        body.append(page.section(f"{metric} by class", plots_of_it, table))
     body.append(
         page.section(
             "How to reproduce it",
@@ -243,13 +253,13 @@ def _write_page(c: Comparison, path: Path, command: str, config: str) -> None:
 
 def _curves(c: Comparison) -> list[str]:
     svgs = []
-    for name in ("mIoU", "PQ"):
+    for name in HEADLINES:
         series = {}
         for loss in c.losses:
             tables = [read_results(c.folders[loss, seed]) for seed in c.seeds]
             by_iteration: dict[float, list[float]] = {}
-            for row in (row for table in tables for row in table if METRICS[name] in row):
-                by_iteration.setdefault(row["iteration"], []).append(row[METRICS[name]])
+            for row in (row for table in tables for row in table):
+                by_iteration.setdefault(row["iteration"], []).append(find(row, TITLES[name]))
             x = sorted(by_iteration)
             series[loss] = x, [summarize(by_iteration[i]).mean for i in x]
         if any(x for x, _ in series.values()):
@@ -258,8 +268,7 @@ def _curves(c: Comparison) -> list[str]:
     return svgs
 
 
-def _class_plots(c: Comparison, prefix: str) -> list[str]:
-    keys = c.class_keys(prefix)
+def _class_plots(c: Comparison, keys: Mapping[str, str]) -> list[str]:
     svgs = []
     for loss in c.losses[1:]:
         differences = [c.difference(loss, key) for key in keys.values()]
