@@ -30,6 +30,7 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m benchmarks.loss --device cpu
 	$(PY) -m benchmarks.inference
 	$(PY) -m benchmarks.evaluation
+	$(PY) -m benchmarks.evaluation_files
 	$(PY) -m benchmarks.data_loading
 	$(PY) -m benchmarks.drawing
 

@@ -41,6 +41,7 @@ from panoptic_lovasz.evaluation import PanopticQuality, PanopticQualityEvaluator
 from panoptic_lovasz.evaluation.ground_truth import PanopticGroundTruth
 
 from . import common
+from .label_maps import wavy_cells
 
 NAME = "benchmark_evaluation"
 NUM_CATEGORIES = 133
@@ -95,14 +96,6 @@ def make_images(folder, args):
     write_coco_panoptic(paths[0], paths[2], categories, samples, progress=False)
     register_coco_panoptic(NAME, *paths)
     return list(zip(DatasetCatalog.get(NAME), outputs, strict=True))
-
-
-def wavy_cells(height, width, segments, rng):
-    """A label map (H, W) of 0..segments-1: Voronoi cells with wavy borders."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    y, x = y + 12 * np.sin(x / 17) + 6 * np.sin(x / 5), x + 9 * np.sin(y / 11)
-    centres = rng.uniform(0, 1, (segments, 2)) * (height, width)
-    return ((y[..., None] - centres[:, 0]) ** 2 + (x[..., None] - centres[:, 1]) ** 2).argmin(-1)
 
 
 def model_output(labels, kinds):

@@ -80,6 +80,22 @@ def test_the_command_prints_tables_and_writes_reports(submission, capsys):
     assert json.loads((out / "panoptic_quality.json").read_text())["num_images"] == 6
 
 
+def test_the_command_tells_two_models_apart_by_their_images(submission, capsys):
+    files = [str(submission / "pred.json"), str(submission / "gt.json")]
+    out = str(submission / "report")
+    assert main([*files, "--output", out, "--boundaries"]) == 0
+    assert "boundary_PQ" in capsys.readouterr().out
+    perfect = [files[1], files[1], "--against", out]
+    assert main(perfect) == 0
+    rows = capsys.readouterr().out.split("Difference to the other evaluation")[1].splitlines()
+    (pq,) = [row.strip("| ").split("|") for row in rows if "PQ" in row]
+    _, difference, low, high = (pq[0], *map(float, pq[1:]))
+    assert 0 < low < difference < high
+    edit(submission / "gt.json", lambda c: c["annotations"].pop())
+    assert main(perfect) == 1
+    assert "on the same images only" in capsys.readouterr().err
+
+
 def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
