@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 __all__ = ["HEADLINES", "TITLES", "averages", "by_class", "find", "interval", "of_test_sets"]
+
+Value = TypeVar("Value")
 
 # What people look at, by its title.
 TITLES = {
@@ -64,20 +67,20 @@ def of_test_sets(
     return found
 
 
-def averages(metrics: Mapping[str, float]) -> dict[str, float]:
+def averages(metrics: Mapping[str, Value]) -> dict[str, Value]:
     """The metrics that are not of a single class: those of :data:`TITLES`, then the others."""
     known = {title: metrics[key] for title, key in TITLES.items() if key in metrics}
     others = {k: v for k, v in metrics.items() if not _class_of(k) and k not in TITLES.values()}
     return known | others
 
 
-def by_class(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def by_class(metrics: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
     """Values by class of every ``task/metric`` that has them.
 
     Args:
         metrics: values by ``task/metric``, of one test set.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, Value]] = {}
     for name, value in metrics.items():
         if class_name := _class_of(name):
             found.setdefault(name.removesuffix(f"-{class_name}"), {})[class_name] = value

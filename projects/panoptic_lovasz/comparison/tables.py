@@ -60,8 +60,7 @@ class Comparison:
 
     def metrics(self) -> dict[str, str]:
         """Key by title of every metric that is not of a single class, the known ones first."""
-        keys = averages({key: key for key in self._metric_keys()})
-        return {title: str(key) for title, key in keys.items()}
+        return averages({key: key for key in self._metric_keys()})
 
     def by_class(self) -> dict[str, dict[str, str]]:
         """Key by class of every metric that has values by class."""
