@@ -115,7 +115,7 @@ def test_a_negative_result_is_printed_as_such(tmp_path):
     assert "| PQ | 51.0 ± 1.0 | 49.0 ± 1.0 | −2.0 ± 0.1 |" in " ".join(markdown.split())
     assert "the command" in markdown
     page = (tmp_path / "compare.html").read_text()
-    assert "higher): lower." in page and "class=bad>−2.0" in page
+    assert "higher): lower" in page and "class=bad>−2.0" in page
     with open(tmp_path / "comparison.csv") as f:
         row = next(r for r in csv.DictReader(f) if (r["metric"], r["loss"]) == ("PQ", "ce+lovasz"))
     assert float(row["difference"]) == pytest.approx(-2) and row["verdict"] == "lower"
