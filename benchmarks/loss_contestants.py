@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panoptic_lovasz.losses import cross_entropy_lovasz, lovasz_softmax
+from panoptic_lovasz.losses import cross_entropy_region, lovasz_softmax
 
 from .common import installed_version
 
@@ -19,13 +19,18 @@ BASELINE = "interpolate + CE"
 PEER = f"{BASELINE} + sorted Lovász (segmentation-models-pytorch)"
 EXACT = f"{BASELINE} + exact Lovász (ours)"
 SORTED = (PEER, EXACT)
+OTHER_REGIONS = ("jaccard", "dice", "tversky")
+SOFT_JACCARD = f"{BASELINE} + soft Jaccard in plain PyTorch"
 
-Losses = tuple[Tensor, Tensor | None]  # cross-entropy, and Lovász if it is computed
+Losses = tuple[Tensor, Tensor | None]  # cross-entropy, and the region loss if it is computed
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A batch: low-resolution logits (B, C, h, w) and labels (B, h s, w s)."""
+    """A batch: low-resolution logits (B, C, h, w) and labels (B, h s, w s).
+
+    With ``points`` the pixels of a single image, (N, C) and (N,).
+    """
 
     name: str
     images: int
@@ -35,6 +40,7 @@ class Workload:
     scale_factor: int = 4
     present: int | None = None  # classes that occur; all of them by default
     trained: bool = False
+    points: bool = False
 
     def make(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Logits and labels, the same on every device.
@@ -66,9 +72,13 @@ class Workload:
                 logits[:, c] += 8 * F.avg_pool2d((target == c).float(), self.scale_factor)
         ignored = field()
         target[ignored > ignored.flatten()[::97].quantile(0.95)] = IGNORED
+        if self.points:
+            logits, target = logits[0].flatten(1).t().contiguous(), target.flatten()
         return logits.to(device), target.to(device)
 
     def __str__(self) -> str:
+        if self.points:
+            return f"{self.name}: {self.height * self.width} points, C {self.classes}"
         s = self.scale_factor
         return (
             f"{self.name}: B {self.images}, C {self.classes}, {self.height}x{self.width} -> "
@@ -85,6 +95,7 @@ WORKLOADS = {
         Workload("cityscapes", 2, 19, 128, 256),
         Workload("camvid", 8, 9, 90, 120),
         Workload("wide", 1, 512, 64, 64),
+        Workload("points", 1, 20, 120, 1000, scale_factor=1, points=True),
     )
 }
 
@@ -93,9 +104,7 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
     """Losses to compare by name, ``f(logits, target) -> Losses``; None: not installed."""
 
     def upsample(logits: Tensor) -> Tensor:
-        return F.interpolate(
-            logits, scale_factor=scale_factor, mode="bilinear", align_corners=False
-        )
+        return _upsample(logits, scale_factor)
 
     def cross_entropy(logits: Tensor, target: Tensor) -> Losses:
         return F.cross_entropy(upsample(logits), target, ignore_index=IGNORED), None
@@ -108,17 +117,20 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
 
         return both
 
-    def fused(impl: str) -> Callable:
-        return lambda logits, target: cross_entropy_lovasz(
-            logits, target, scale_factor=scale_factor, ignore_index=IGNORED, impl=impl
+    def fused(impl: str, region: str = "lovasz") -> Callable:
+        options = {"scale_factor": scale_factor, "ignore_index": IGNORED}
+        return lambda logits, target: cross_entropy_region(
+            logits, target, region=region, impl=impl, **options
         )
 
     sorted_lovasz = None
     if installed_version("segmentation-models-pytorch"):
         from segmentation_models_pytorch.losses import LovaszLoss
 
-        sorted_lovasz = with_lovasz(LovaszLoss("multiclass", ignore_index=IGNORED))
+        peer = LovaszLoss("multiclass", ignore_index=IGNORED)
+        sorted_lovasz = with_lovasz(lambda logits, target: peer(*_as_image(logits, target)))
     compiled = "triton" if device.type == "cuda" else "numba"
+    available = _importable(compiled)
     return {
         BASELINE: cross_entropy,
         PEER: sorted_lovasz,
@@ -128,8 +140,44 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
             )
         ),
         "fused CE + Lovász, torch (ours)": fused("torch"),
-        f"fused CE + Lovász, {compiled} (ours)": fused(compiled) if _importable(compiled) else None,
+        f"fused CE + Lovász, {compiled} (ours)": fused(compiled) if available else None,
+        SOFT_JACCARD: with_lovasz(soft_jaccard),
+        **{
+            f"fused CE + {region}, {compiled} (ours)": fused(compiled, region)
+            if available
+            else None
+            for region in OTHER_REGIONS
+        },
     }
+
+
+def has_other_region(name: str) -> bool:
+    """Whether the second term of a contestant is something else than the Lovász loss."""
+    return name == SOFT_JACCARD or any(f"CE + {region}," in name for region in OTHER_REGIONS)
+
+
+def soft_jaccard(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - intersection / union of the probabilities, mean over the classes present; PyTorch."""
+    valid = (target != IGNORED).unsqueeze(1)
+    p = logits.softmax(1) * valid
+    truth = F.one_hot(target.masked_fill(target == IGNORED, 0), p.shape[1]).movedim(-1, 1) * valid
+    pixels = [dim for dim in range(p.dim()) if dim != 1]
+    intersection, total = (p * truth).sum(pixels), truth.sum(pixels)
+    losses = 1 - intersection / (p.sum(pixels) + total - intersection)
+    return losses[total > 0].mean()
+
+
+def _upsample(logits: Tensor, scale_factor: int) -> Tensor:
+    if scale_factor == 1:
+        return logits
+    return F.interpolate(logits, scale_factor=scale_factor, mode="bilinear", align_corners=False)
+
+
+def _as_image(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Points as an image of one row, for losses that know images alone."""
+    if logits.dim() > 2:
+        return logits, target
+    return logits.t()[None, :, None], target[None, None]
 
 
 def _importable(module: str) -> bool:
@@ -147,7 +195,7 @@ def definition(logits: Tensor, target: Tensor, scale_factor: int) -> tuple[Tenso
     11 and 12.
     """
     low = logits.detach().double().requires_grad_()
-    upsampled = F.interpolate(low, scale_factor=scale_factor, mode="bilinear", align_corners=False)
+    upsampled = _upsample(low, scale_factor)
     with torch.no_grad():
         ce = F.cross_entropy(upsampled, target, ignore_index=IGNORED)
         p = upsampled.softmax(1)
