@@ -59,7 +59,7 @@ def lovasz_softmax(
         process_group: as in :class:`.options.LossOptions`; the binned method only, since
             counters can be added up over processes and sorted lists cannot.
 
-    The other arguments, the errors raised and the behaviour for a batch without labels, for NaN,
+    The other arguments, the errors raised and the behavior for a batch without labels, for NaN,
     for half precision and under autocast are those of :func:`.fused.cross_entropy_region`.
 
     Returns:

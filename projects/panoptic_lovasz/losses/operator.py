@@ -193,13 +193,13 @@ def _losses(
 def _shares(present: Tensor, options: LossOptions) -> Tensor:
     """Share of each group's class in the loss, (G, C) float64; adds up to 1 over all processes."""
     if options.per_image:
-        (num_labelled,) = _sum_over_processes(options.process_group, present.any(1).sum())
+        (num_labeled,) = _sum_over_processes(options.process_group, present.any(1).sum())
     else:
         (present,) = _sum_over_processes(options.process_group, present)
         present = present > 0
-        num_labelled = present.any().double()
+        num_labeled = present.any().double()
     shares = class_shares(present, options.classes, options.class_weights)
-    return shares / num_labelled.clamp(min=1)
+    return shares / num_labeled.clamp(min=1)
 
 
 def _sum_over_processes(process_group: dist.ProcessGroup | None, *tensors: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Plots of a training as matplotlib figures; PNG, or SVG that takes a page's colours."""
+"""Plots of a training as matplotlib figures; PNG, or SVG that takes a page's colors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["class_bars", "confusion_matrix", "curves", "difference_bars", "save_png", "to_svg"]
 
 THING, STUFF = "#e8833a", "#3d85c6"
-_INK = "#1f2329"  # text and lines; in an SVG it becomes the colour of the text around it
+_INK = "#1f2329"  # text and lines; in an SVG it becomes the color of the text around it
 _COLORS = ("#3d85c6", "#e8833a", "#3aa76d", "#c94f7c", "#8e6bbf", "#b08b2e", "#4bb3b3", "#888888")
 _WIDTH = 5.0  # inches; figures beside each other, or one on a phone
 _MAX_POINTS = 400  # of a curve

@@ -1,11 +1,11 @@
 """Cross-entropy and a region term from low-resolution logits: Triton kernels for CUDA.
 
-The work is cut into *cells*, the squares between the centres of four neighbouring elements of the
+The work is cut into *cells*, the squares between the centers of four neighboring elements of the
 logits, half ones at the border included: (h + 1)(w + 1) per image, each with s x s places for
 pixels. The pixel at one place has the same interpolation weights in every cell. A thread owns a
 cell: it loads four logits per class and computes the pixels between them in registers. What is
 kept per pixel (log-sum-exp, label, mean slope) is stored by place first and by cell last, so that
-neighbouring threads use neighbouring addresses.
+neighboring threads use neighboring addresses.
 
 Each pass has a kernel that walks through the classes of a pixel and one for which, given what the
 first one found, all classes are independent:
