@@ -83,6 +83,9 @@ def _add_data(cfg: CN) -> None:
 
 
 def _add_loss(cfg: CN) -> None:
+    # With ROI_MASK_HEAD.NAME "LovaszMaskHead": factor of the Lovász loss of each region's mask
+    # beside its cross-entropy; with 0 it is not computed.
+    cfg.MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT = 0.0
     loss = cfg.MODEL.SEM_SEG_HEAD.LOSS = CN()
     # A name in SEM_SEG_LOSS_REGISTRY: CrossEntropyLovaszLoss, LovaszSoftmaxLoss, CrossEntropyLoss,
     # BalancedCrossEntropyLoss, CrossEntropyJaccardLoss, CrossEntropyDiceLoss,
