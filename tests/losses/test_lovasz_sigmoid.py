@@ -41,12 +41,13 @@ def test_value_and_gradient_are_those_of_the_definition(shape, multilabel, per_i
     logits, target = make(shape)
     target[0] = torch.where(target[0] == 1, 0, target[0])  # maps without foreground
     options = {"multilabel": multilabel, "per_image": per_image}
-    loss = lovasz_sigmoid(logits, target, classes=classes, num_bins=2**18, **options)
+    loss = lovasz_sigmoid(logits, target, classes=classes, num_bins=2**15, **options)
     maps, labels = (maps_of(x, **options) for x in (logits, target))
     expected = oracle.lovasz_sigmoid(maps, labels, classes=classes)
     assert loss.item() == pytest.approx(expected.item(), abs=2e-6)
     (found,), (gradient,) = (torch.autograd.grad(x, logits) for x in (loss, expected))
-    assert (found - gradient).norm() <= 2e-3 * gradient.norm()
+    # Two pixels of a map of 40 share a bin: they share their weights.
+    assert (found - gradient).norm() <= 1e-2 * gradient.norm()
 
 
 @given(
