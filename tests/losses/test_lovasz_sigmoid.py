@@ -46,7 +46,7 @@ def test_value_and_gradient_are_those_of_the_definition(shape, multilabel, per_i
     expected = oracle.lovasz_sigmoid(maps, labels, classes=classes)
     assert loss.item() == pytest.approx(expected.item(), abs=2e-6)
     (found,), (gradient,) = (torch.autograd.grad(x, logits) for x in (loss, expected))
-    # Two pixels of a map of 40 share a bin: they share their weights.
+    # A pixel within rounding of a bin's edge is weighed as its neighbor's: of 40 that shows.
     assert (found - gradient).norm() <= 1e-2 * gradient.norm()
 
 
