@@ -109,8 +109,9 @@ def intervals(
     count = len(evaluations[0])
     if count < 2:
         return dict.fromkeys(("PQ", "mIoU"), (np.nan, np.nan))
-    rng = np.random.default_rng(0)  # the same evaluation has the same intervals
-    tables = [_table(images) for images in evaluations]
+    rng = np.random.default_rng(0)  # the same evaluation has the same intervals ...
+    order = np.argsort([image.name for image in evaluations[0]])  # ... by however many processes
+    tables = [_table(images)[order] for images in evaluations]
     drawn: list[np.ndarray] = []
     for first in range(0, num_samples, _AT_ONCE):
         size = min(_AT_ONCE, num_samples - first)
