@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from panoptic_lovasz.errors import DatasetError, LabelError
-from panoptic_lovasz.losses import cross_entropy_lovasz, labels
+from panoptic_lovasz.losses import (
+    cross_entropy_lovasz,
+    labels,
+    lovasz_hinge,
+    lovasz_sigmoid,
+    lovasz_softmax,
+)
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -116,3 +122,27 @@ def test_on_cuda_a_label_out_of_range_is_reported_without_harm_to_the_device(lab
     found = cross_entropy_lovasz(logits, target)
     sum(found).backward()
     assert [x.item() for x in found] == pytest.approx([x.item() for x in expected])
+
+
+@pytest.mark.parametrize("ignore_index", [-100, -1, 255, 300])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize("method", ["binned", "exact"])
+def test_an_ignore_index_that_the_labels_type_cannot_hold_is_not_a_class(
+    ignore_index, dtype, method
+):
+    num_classes = 171 if dtype != torch.int8 else 120
+    logits = torch.randn(1, num_classes, 4, 6)
+    target = torch.full((1, 4, 6), ignore_index % 256 if ignore_index % 256 < num_classes else 3)
+    target[:, 2:] = 1
+    expected = lovasz_softmax(logits, target, ignore_index=ignore_index, method=method)
+    narrow = lovasz_softmax(logits, target.to(dtype), ignore_index=ignore_index, method=method)
+    assert narrow == expected
+
+
+def test_a_negative_label_is_an_error_in_every_type():
+    target = torch.zeros(1, 4, 4, dtype=torch.int8)
+    target[0, 0, 0] = -1  # 255, the ignore_index, has the same bits
+    for loss in (lovasz_softmax, lovasz_sigmoid, lovasz_hinge):
+        logits = torch.randn(1, 3, 4, 4) if loss is lovasz_softmax else torch.randn(1, 4, 4)
+        with pytest.raises(LabelError, match="label -1 "):
+            loss(logits, target)

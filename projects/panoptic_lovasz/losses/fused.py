@@ -14,7 +14,7 @@ from torch import Tensor
 from . import operator
 from .counters import MAX_PIXELS
 from .kernels import choose
-from .labels import as_class_weights, check_type
+from .labels import as_class_weights, as_labels
 from .options import LossOptions
 
 __all__ = ["cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
@@ -74,6 +74,7 @@ def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tupl
 def fused_loss(logits: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     """:func:`cross_entropy_region` with its options as one value."""
     options.check()
+    target = as_labels(target, options.ignore_index)
     if logits.dim() == 2:
         logits, target = _as_image(logits, target, options.ignore_index)
         options = options._replace(scale_factor=1)
@@ -97,7 +98,6 @@ def _as_image(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor
             f"target must be of shape {(num_points,)}, one label for each row of the logits "
             f"{tuple(logits.shape)}, not {tuple(target.shape)}"
         )
-    check_type(target)
     missing = -num_points % POINTS_PER_ROW
     logits = F.pad(logits.t(), (0, missing))
     target = F.pad(target.long(), (0, missing), value=ignore_index)
@@ -111,7 +111,6 @@ def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:
         raise ValueError(
             f"logits must be of shape (B, C, h, w) or (N, C), not {tuple(logits.shape)}"
         )
-    check_type(target)
     if target.device != logits.device:
         raise ValueError(f"logits are on {logits.device}, target is on {target.device}")
     num_images, _, height, width = logits.shape

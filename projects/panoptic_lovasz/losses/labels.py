@@ -13,6 +13,7 @@ from ..errors import LabelError
 
 __all__ = [
     "as_class_weights",
+    "as_labels",
     "balancing_weights",
     "check_labels",
     "check_labels_later",
@@ -29,6 +30,17 @@ def check_type(target: Tensor) -> None:
     """Raise a TypeError if the labels are not of an integer type."""
     if target.dtype not in _INTEGERS:
         raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
+
+
+def as_labels(target: Tensor, ignore_index: int) -> Tensor:
+    """Labels in a type that holds ``ignore_index`` too: in uint8, -100 would be class 156.
+
+    Raises:
+        TypeError: the labels are not of an integer type.
+    """
+    check_type(target)
+    holds = torch.iinfo(target.dtype)
+    return target if holds.min <= ignore_index <= holds.max else target.long()
 
 
 def label_range(target: Tensor, ignore_index: int) -> Tensor:
@@ -111,6 +123,7 @@ def balancing_weights(
     Returns:
         (C,) float32: 1 / number of pixels, 0 for a class that does not occur.
     """
+    target = as_labels(target, ignore_index)
     counts = torch.zeros(num_classes + 2, dtype=torch.int64, device=target.device)
     column = target.flatten().long().clamp(-1, num_classes).add_(1)
     column.masked_fill_(target.flatten() == ignore_index, 0)

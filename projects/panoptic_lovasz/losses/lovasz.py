@@ -16,9 +16,9 @@ from torch import Tensor
 from .fused import fused_loss
 from .labels import (
     as_class_weights,
+    as_labels,
     check_labels,
     check_labels_later,
-    check_type,
     class_shares,
     label_range,
     present_classes,
@@ -66,6 +66,7 @@ def lovasz_softmax(
         0-dim float32.
     """
     _check_shapes(logits, target)
+    target = as_labels(target, ignore_index)
     if method == "exact":
         if process_group is not None:
             raise ValueError('process_group needs method="binned"')
@@ -120,6 +121,7 @@ def lovasz_hinge(
         )
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
+    target = as_labels(target, ignore_index)
     extremes = label_range(target, ignore_index)
     later = logits.is_cuda and logits.requires_grad
     if not later:
@@ -185,7 +187,7 @@ def lovasz_sigmoid(
         raise ValueError(f'classes must be "present" or "all", not {classes!r}')
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
-    check_type(target)
+    target = as_labels(target, ignore_index)
     logits, target = (_as_maps(x, multilabel, per_image) for x in (logits, target))
     if classes == "present":
         # A label that cannot be keeps its map, for the check to find it.

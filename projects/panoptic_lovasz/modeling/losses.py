@@ -19,7 +19,7 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..losses.fused import fused_loss
-from ..losses.labels import balancing_weights
+from ..losses.labels import as_labels, balancing_weights
 from ..losses.lovasz import lovasz_softmax
 from ..losses.options import LossOptions
 from .loss_config import check_loss_config
@@ -161,6 +161,7 @@ class CrossEntropyLovaszLoss(nn.Module):
 
     def _labeled_weight(self, target: Tensor) -> float:
         """Number of labeled pixels, each times the weight of its class."""
+        target = as_labels(target, self.options.ignore_index)
         labels = target[target != self.options.ignore_index]
         if self.class_weights is None:
             return float(labels.numel())
