@@ -16,7 +16,7 @@ def _errors(outcome):
 def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_batch_is_written(
     command, tmp_path
 ):
-    infinite = ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "1e999")
+    infinite = ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "1e39")
     outcome = command.run("train_net.py", *command.train_arguments(tmp_path, *RUN, *infinite))
     assert outcome.returncode == 1
     (error,) = _errors(outcome)

@@ -174,7 +174,7 @@ def test_a_name_that_is_neither_folder_nor_in_the_zoo_is_one_of_the_hub(saved, p
     loaded = PanopticPredictor.from_pretrained("someone/shapes", revision="v1")
     assert loaded.classes == predictor.classes
     hub["someone/none", None] = OSError("404\nlong page")
-    with pytest.raises(ConfigError, match=r"no name of the model zoo.*does not give .*: 404$"):
+    with pytest.raises(ConfigError, match=r"or a name of the model zoo.*does not give .*: 404$"):
         PanopticPredictor.from_pretrained("someone/none")
 
 
@@ -186,5 +186,5 @@ def test_without_huggingface_hub_the_error_says_what_is_missing(monkeypatch):
 
 @pytest.mark.parametrize("name", ["nothing_of_that_name", "/no/such/folder", "a/b/c"])
 def test_what_cannot_be_a_name_of_the_hub_is_not_looked_up_there(name, hub):
-    with pytest.raises(ConfigError, match="no name of the model zoo"):
+    with pytest.raises(ConfigError, match="or a name of the model zoo"):
         PanopticPredictor.from_pretrained(name)
