@@ -16,7 +16,7 @@ from .images import ImageSizeError, read_header
 try:
     import kornia_rs
 except ImportError:  # OpenCV takes its place
-    kornia_rs = None
+    kornia_rs = None  # type: ignore[assignment]
 
 __all__ = [
     "MAX_SEGMENT_ID",
