@@ -61,6 +61,20 @@ def test_only_the_features_that_are_wanted_are_returned():
     assert list(backbone(torch.rand(1, 3, 32, 32))) == ["res3", "res5"]
 
 
+@pytest.mark.parametrize("name", [LITE0, "convnext_atto"])
+def test_the_memory_format_changes_nothing_but_the_rounding(name):
+    torch.manual_seed(0)
+    plain = TimmBackbone(name)
+    other = TimmBackbone(name, channels_last=True)
+    other.load_state_dict(plain.state_dict())
+    weights = [p for p in other.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+    image = torch.rand(1, 3, 64, 96)
+    expected, found = plain(image), other(image)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-3, atol=1e-4)
+
+
 def test_a_panoptic_model_with_it_trains_and_predicts(timm_cfg):
     model = build_model(timm_cfg(NORM="BN"))
     image = {"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -38,6 +39,7 @@ class TimmBackbone(Backbone):
         norm: str = "FrozenBN",
         freeze_at: int = 0,
         drop_path_rate: float = 0.0,
+        channels_last: bool = False,
     ):
         """
         Args:
@@ -49,6 +51,8 @@ class TimmBackbone(Backbone):
                 normalization among them; 0 freezes none. Of a ResNet, 1 is the stem.
             drop_path_rate: probability in [0, 1) of the last block to be skipped in training,
                 growing linearly from 0 at the first (stochastic depth, Huang et al. 2016).
+            channels_last: keep weights and maps in PyTorch's channels-last memory format, which
+                depthwise convolutions on a CPU are faster in; shapes stay (B, C, H, W).
 
         Raises:
             ConfigError: timm is not installed or has no such model, or the model does not give
@@ -77,13 +81,16 @@ class TimmBackbone(Backbone):
             network = timm.layers.freeze_batch_norm_2d(network)
         elif norm == "SyncBN":
             network = timm.layers.convert_sync_batchnorm(network)
+        if channels_last:
+            network = network.to(memory_format=torch.channels_last)
         self.network = network
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self._index = _feature_indices(network, name, out_features)
         info = network.feature_info
         self._out_features = list(out_features)
         self._out_feature_channels = {f: info.channels(i) for f, i in self._index.items()}
         self._out_feature_strides = {f: info.reduction(i) for f, i in self._index.items()}
-        self._channels_last = str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
+        self._gives_nhwc = str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -95,13 +102,14 @@ class TimmBackbone(Backbone):
             "norm": options.NORM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "drop_path_rate": options.DROP_PATH_RATE,
+            "channels_last": options.CHANNELS_LAST,
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (B, 3, H, W), H and W divisible by the largest stride s, to feature maps
         (B, C, H / s, W / s) by name."""
-        features = self.network(x)
-        if self._channels_last:
+        features = self.network(x.contiguous(memory_format=self._memory_format))
+        if self._gives_nhwc:
             features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
         return {name: features[i] for name, i in self._index.items()}
 
