@@ -120,7 +120,7 @@ FAULTS = {
         "images[1]",
         "width is -5",
     ),
-    "image that is no object": (
+    "image that is not an object": (
         lambda d: d.json["images"].__setitem__(1, 7),
         "train.json",
         "images[1]",

@@ -138,6 +138,13 @@ def test_a_file_that_is_no_json_is_an_error_that_names_it(tmp_path, text):
         read_coco_panoptic_json(tmp_path / "bad.json")
 
 
+def test_a_key_told_twice_is_an_error_that_names_it(tiny_set):
+    text = tiny_set.json.read_text().replace('"annotations"', '"annotations": [], "annotations"')
+    tiny_set.json.write_text(text)
+    with pytest.raises(DatasetError, match=r"cannot be read: the key 'annotations' is there more"):
+        load_coco_panoptic_json(*tiny_set.paths)
+
+
 @pytest.mark.parametrize("path", ["nowhere.json", "."])
 def test_a_missing_json_and_a_folder_in_its_place_are_errors(tmp_path, path):
     with pytest.raises(DatasetError, match=r"panoptic JSON .*(does not exist|cannot be read)"):

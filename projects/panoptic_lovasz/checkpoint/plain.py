@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..data.fields import with_unique_keys
 from ..errors import CheckpointError
 
 __all__ = ["MAX_CHARACTERS", "parse_json", "parse_yaml", "read_text"]
@@ -45,7 +46,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         CheckpointError: if it is something else.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=with_unique_keys)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not JSON: {error}") from error
 
@@ -74,15 +75,6 @@ def parse_yaml(text: str, where: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r:.80} is there more than once")
-    return content
 
 
 def _size(node: yaml.Node, known: dict[yaml.Node, float]) -> float:

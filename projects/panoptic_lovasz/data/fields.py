@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "shorten",
+    "with_unique_keys",
 ]
 
 
@@ -45,13 +47,26 @@ def read_json(file: str | os.PathLike, kind: str = "JSON") -> Any:
         kind: what a message calls it.
 
     Raises:
-        DatasetError: if it is missing, unreadable or not JSON.
+        DatasetError: if it is missing, unreadable or not JSON, or an object has a key twice.
     """
     content = read_bytes(file, kind)
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=with_unique_keys)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{kind} {os.fspath(file)} cannot be read: {error}") from error
+
+
+def with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make the dict of a JSON object, as ``object_pairs_hook`` of :func:`json.loads`.
+
+    Raises:
+        ValueError: if a key is there twice; JSON's readers differ in which of the values counts.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"the key {counts.most_common(1)[0][0]!r:.80} is there more than once")
+    return content
 
 
 def check_field(record: Any, field: str, types: tuple[type, ...], where: str) -> Any:
