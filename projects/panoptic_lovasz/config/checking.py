@@ -27,7 +27,7 @@ from PIL import Image
 
 from ..data.samplers import SAMPLERS
 from ..errors import ConfigError
-from ..modeling import SEM_SEG_LOSS_REGISTRY, LovaszSemSegFPNHead
+from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 
@@ -54,7 +54,7 @@ _CHOICES: dict[str, Registry | Iterable] = {
     "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
     "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": _NORMS,
-    "MODEL.RESNETS.RES5_DILATION": (1, 2),
+    "MODEL.RESNETS.RES5_DILATION": (1, 2, 4),  # 4 with DeepLab's ResNet
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": _BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
     "MODEL.ROI_BOX_HEAD.NORM": _NORMS,
@@ -71,7 +71,7 @@ _CHOICES: dict[str, Registry | Iterable] = {
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NORM": _NORMS,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": tuple(kind.value for kind in GradientClipType),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
 }
 _MORE_NAMES = {  # what works beside the registered ones
@@ -128,10 +128,9 @@ def check_config(cfg: CfgNode) -> None:
         if not valid(values[key]):
             raise ConfigError(f"{key} is {values[key]!r}, expected {expected}")
     check_proposals(cfg)
-    if LovaszSemSegFPNHead.__name__ == cfg.MODEL.SEM_SEG_HEAD.NAME:
-        loss = SEM_SEG_LOSS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME)
-        if hasattr(loss, "from_config"):
-            loss.from_config(cfg)  # a loss knows best what its options may be
+    loss = SEM_SEG_LOSS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME)
+    if hasattr(loss, "from_config"):
+        loss.from_config(cfg)  # a loss knows best what its options may be
 
 
 def check_proposals(cfg: CfgNode) -> None:
@@ -233,6 +232,11 @@ def _together(cfg: CfgNode) -> Iterator[_Check]:
         "SOLVER.NESTEROV",
         lambda value: not value or solver.MOMENTUM > 0,
         f"False with SOLVER.MOMENTUM {solver.MOMENTUM}",
+    )
+    yield (
+        "SOLVER.LR_SCHEDULER_NAME",
+        lambda value: value != "WarmupPolyLR" or "POLY_LR_POWER" in solver,
+        "SOLVER.POLY_LR_POWER beside it (DeepLab has 0.9)",
     )
     yield "SOLVER.EMA.DECAY", lambda value: 0 <= value < 1, "a number from 0 to below 1"
     yield (

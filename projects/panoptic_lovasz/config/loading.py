@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from .checking import check_config
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 from .found import take_allowed
+from .projects import add_project_configs
 
 __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
 
@@ -67,6 +69,7 @@ def load_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) -> CN:
     cfg = _default_config()
     try:
         levels = _keys_by_file(config_file)
+        add_project_configs(cfg, [*itertools.chain(*levels), *opts[::2]])
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except Exception as error:  # YAML and yacs raise errors of many types
         raise ConfigError(f"config {config_file}: {_message(error, cfg)}") from error
@@ -92,7 +95,9 @@ def load_found_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) 
     if config_file.endswith(".safetensors"):
         opts = ["MODEL.WEIGHTS", config_file, *opts]
     cfg = _default_config()
-    taken, left_out = take_allowed(read_found_config(config_file), cfg)
+    written = read_found_config(config_file)
+    add_project_configs(cfg, [*flatten(written), *opts[::2]])
+    taken, left_out = take_allowed(written, cfg)
     reasons = [
         f"{key} ({reason})" if reason else key
         for key, reason in left_out.items()
@@ -110,6 +115,7 @@ def load_found_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) 
 def shareable(cfg: CN) -> CN:
     """A config with what :func:`load_found_config` takes, and defaults for all else."""
     shared = _default_config()
+    add_project_configs(shared, flatten(cfg))
     taken, _ = take_allowed(cfg, shared)
     set_options(shared, [x for pair in taken.items() for x in pair], "config")
     return shared
@@ -141,7 +147,10 @@ def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> 
     set_options(cfg, opts, f"options {' '.join(map(str, opts))}")
     register_from_config(cfg)
     levels = [*levels, opts[::2]]
-    set_class_counts(cfg, _given(levels, "DATASETS.TRAIN"))
+    if cfg.MODEL.META_ARCHITECTURE != "PanopticDeepLab":  # counts things among semantic classes
+        set_class_counts(cfg, _given(levels, "DATASETS.TRAIN"))
+    if cfg.MODEL.SEM_SEG_HEAD.NAME == "PointRendSemSegHead":
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     set_timm_input(cfg, _given(levels, "MODEL.BACKBONE.NAME", "MODEL.TIMM.NAME"))
     check_config(cfg)
     return cfg

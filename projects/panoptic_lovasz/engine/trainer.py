@@ -13,6 +13,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import DatasetEvaluators, verify_results
+from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
@@ -53,12 +54,18 @@ class Trainer(DefaultTrainer):
         """
         Raises:
             ConfigError: if ``cfg`` has a value that cannot be used, or asks for mixed precision
-                without CUDA.
+                without CUDA, or for Panoptic-DeepLab.
         """
         check_config(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
             raise ConfigError(
                 "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
+            )
+        if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
+            raise ConfigError(
+                "MODEL.META_ARCHITECTURE is 'PanopticDeepLab', whose ground truth this trainer "
+                "does not read; train it with Detectron2's projects/Panoptic-DeepLab/train_net.py, "
+                "as docs/other_models.md says"
             )
         with ddp_on_any_device(cfg.MODEL.DEVICE):
             super().__init__(cfg)
@@ -73,6 +80,11 @@ class Trainer(DefaultTrainer):
         check_device(cfg)
         with clear_build_errors(cfg):
             return super().build_model(cfg)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        """Detectron2's schedules, and DeepLab's ``WarmupPolyLR``."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

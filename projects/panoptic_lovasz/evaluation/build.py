@@ -34,7 +34,8 @@ def build_evaluator(
 
     Panoptic data sets, this project's and Detectron2's own: panoptic quality (``panoptic_seg``),
     semantic segmentation with things as one class (``sem_seg``), boxes and masks (``bbox``,
-    ``segm``), all from the panoptic annotations. For "coco" and "sem_seg" Detectron2's evaluators.
+    ``segm``), all from the panoptic annotations; for a ``SemanticSegmentor`` ``sem_seg`` alone.
+    For "coco" and "sem_seg" Detectron2's evaluators.
 
     Args:
         cfg: its ``TEST.SAVE_PANOPTIC_PREDICTIONS`` writes the predictions out, its
@@ -66,6 +67,9 @@ def _panoptic_evaluators(
     cfg: CfgNode, dataset_name: str, output_folder: str
 ) -> list[DatasetEvaluator]:
     gt = PanopticGroundTruth(dataset_name)
+    semantic = PanopticSemSegEvaluator(dataset_name, output_dir=output_folder, ground_truth=gt)
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":  # it predicts nothing else
+        return [semantic]
     pictures = None
     if cfg.OUTPUT.NUM_PICTURES > 0:
         folder = Path(output_folder) / "pictures"
@@ -78,6 +82,6 @@ def _panoptic_evaluators(
             ground_truth=gt,
             pictures=pictures,
         ),
-        PanopticSemSegEvaluator(dataset_name, output_dir=output_folder, ground_truth=gt),
+        semantic,
         PanopticInstanceEvaluator(dataset_name, output_folder, ground_truth=gt),
     ]
