@@ -131,6 +131,7 @@ def test_a_wrong_json_is_an_error_that_names_file_place_field_and_value(tiny_set
         load_coco_panoptic_json(*tiny_set.paths)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe\x00", b"[1", b"[" * 100_000])
 def test_a_file_that_is_no_json_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "bad.json").write_bytes(text)
@@ -138,6 +139,7 @@ def test_a_file_that_is_no_json_is_an_error_that_names_it(tmp_path, text):
         read_coco_panoptic_json(tmp_path / "bad.json")
 
 
+@pytest.mark.attack
 def test_a_key_told_twice_is_an_error_that_names_it(tiny_set):
     text = tiny_set.json.read_text().replace('"annotations"', '"annotations": [], "annotations"')
     tiny_set.json.write_text(text)

@@ -118,7 +118,7 @@ def test_classes_that_the_metadata_does_not_know_are_drawn_with_their_number():
         (lambda i, s, n: (i / 255, s, n), "not float64"),
         (lambda i, s, n: (i, s[:32], n), r"size \(64, 64\), not int32 \(32, 64\)"),
         (lambda i, s, n: (i, s * 0.5, n), "not float64"),
-        (lambda i, s, n: (i, s, [*n, n[0]]), "listed twice"),
+        (lambda i, s, n: (i, s, [*n, n[0]]), "listed more than once"),
         (lambda i, s, n: (i, s + 256**3, n), "16777215"),
     ],
 )

@@ -28,8 +28,10 @@ def index_map(panoptic_seg: np.ndarray, ids: Sequence[int]) -> np.ndarray:
     highest = max([int(panoptic_seg.max()), *known.tolist()])
     if highest > MAX_SEGMENT_ID or (known < 0).any():
         raise ValueError(f"segment ids must be in 0..{MAX_SEGMENT_ID}; found {highest}")
-    if len(np.unique(known)) != len(known):
-        raise ValueError(f"a segment id is listed twice in segments_info: {sorted(known.tolist())}")
+    distinct, counts = np.unique(known, return_counts=True)
+    if len(distinct) != len(known):
+        twice = distinct[counts > 1].tolist()
+        raise ValueError(f"segments_info: the segment ids {twice} are listed more than once")
     positions = np.full(highest + 2, len(known), dtype=np.int32)  # the last is that of negative ids
     positions[known] = np.arange(len(known))
     return positions[np.maximum(panoptic_seg, -1)]
