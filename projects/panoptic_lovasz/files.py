@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["open_file", "remove_unfinished", "write_atomically"]
+__all__ = ["open_file", "remove_unfinished", "replacing", "write_atomically"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, for a file or a folder that the block makes there.
+
+    It takes the place of ``path`` when the block ends; after an exception it is removed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    _remove(temporary)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
 
 
 def write_atomically(
@@ -21,27 +39,27 @@ def write_atomically(
         write: writes the content.
         durable: wait until it is on the disk, so that it survives a loss of power, too.
     """
-    file_name = Path(file_name)
-    temporary = file_name.with_name(f".{file_name.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            write(f)
-            if durable:
-                f.flush()
-                os.fsync(f.fileno())
-        os.replace(temporary, file_name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(file_name) as temporary, open(temporary, "wb") as f:
+        write(f)
+        if durable:
+            f.flush()
+            os.fsync(f.fileno())
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
     """Remove the temporary files that processes left in ``folder`` when they were killed.
 
-    No other process may be writing there by :func:`write_atomically`.
+    No other process may be writing there by :func:`replacing` or :func:`write_atomically`.
     """
-    for temporary in Path(folder).glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+    for temporary in Path(folder).glob(".*.[0-9]*.tmp*"):
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:

@@ -403,12 +403,6 @@ def test_statistics_count_pixels_instances_and_images_by_class(data):
     assert "cow" in statistics.table() and "32x24 (3)" in statistics.table()
 
 
-def test_the_statistics_are_drawn_as_a_png(data, tmp_path):
-    data.check().statistics.plot(tmp_path / "plot.png")
-    picture = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
-    assert picture.shape[0] > 100 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
-
-
 def test_the_repaired_copy_is_sound_and_the_original_is_untouched(data):
     FAULTS["wrong area"][0](data)
     FAULTS["wrong box"][0](data)

@@ -9,10 +9,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from panoptic_lovasz.data.checking.files import ImageFindings
+from panoptic_lovasz.data.checking.statistics import Statistics
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 from panoptic_lovasz.evaluation.report import panoptic_metrics, write_report
 from panoptic_lovasz.reporting import write_report_page
-from panoptic_lovasz.reporting.plots import class_bars
+from panoptic_lovasz.reporting.plots import class_bars, data_bars, save_png
 from panoptic_lovasz.reporting.records import add_result, write_csv, write_run
 from panoptic_lovasz.reporting.report import draw_plots
 
@@ -120,6 +122,20 @@ def test_titles_of_plots_lie_within_them_however_long_the_names_of_few_classes_a
     FigureCanvasAgg(figure).draw()
     title = figure._suptitle.get_window_extent()
     assert title.x0 >= 0 and title.x1 <= figure.bbox.width
+
+
+def test_the_classes_of_a_data_set_are_drawn_with_their_counts_the_most_frequent_on_top(tmp_path):
+    categories = [{"id": i, "name": n, "isthing": i == 1} for i, n in enumerate(NAMES, start=1)]
+    statistics = Statistics(categories)
+    segments = [{"id": i, "category_id": i} for i in (1, 2, 3)]
+    statistics.add(ImageFindings(areas={0: 100, 1: 10, 2: 90, 3: 800}, segments=segments))
+    figure = data_bars(statistics)
+    shares, instances = figure.axes
+    assert [label.get_text() for label in shares.get_yticklabels()] == ["person", "car", "sky"]
+    assert [text.get_text() for text in shares.texts] == [" 1", " 9", " 80"]
+    assert [text.get_text() for text in instances.texts] == [" 1"]
+    save_png(figure, tmp_path / "plot.png")
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "plot.png").convert("L")))) > 10
 
 
 def test_a_best_result_that_is_not_the_last_is_named_with_its_iteration(folder):

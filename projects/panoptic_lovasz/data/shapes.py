@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
-from ..files import write_atomically
+from ..files import replacing, write_atomically
 from .scene import SHAPES_CATEGORIES, draw_scene
 from .writer import PanopticSample, write_coco_panoptic
 
@@ -59,30 +58,21 @@ def make_shapes(
             f"size is {size}, num_train {num_train}, num_val {num_val}; expected at least 64 "
             "pixels and one image of each split"
         )
-    splits = {"train": num_train, "val": num_val}
-    parameters = {"version": _VERSION, "size": size, "seed": seed, **splits}
+    parameters = {
+        "version": _VERSION,
+        "size": size,
+        "seed": seed,
+        "train": num_train,
+        "val": num_val,
+    }
     if _is_complete(root, parameters):
         return root
-    partial = root.with_name(f".{root.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        for stream, (split, count) in enumerate(splits.items()):
-            (partial / split).mkdir(parents=True)
-            write_coco_panoptic(
-                partial / "annotations" / f"{split}.json",
-                partial / f"panoptic_{split}",
-                SHAPES_CATEGORIES,
-                _write_images(partial / split, count, size, (seed, stream)),
-                total=count,
-                info={"description": "shapes", **parameters},
-                progress=progress,
-            )
-        write_atomically(
-            partial / _MARKER, lambda f: f.write(json.dumps(parameters, indent=2).encode())
-        )
-        _move_to(partial, root, parameters)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with replacing(root) as partial:
+            _write(partial, parameters, progress)
+    except OSError:
+        if not _is_complete(root, parameters):  # another process may have been faster
+            raise
     return root
 
 
@@ -104,12 +94,21 @@ def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
     return False
 
 
-def _move_to(partial: Path, root: Path, parameters: dict[str, int]) -> None:
-    try:
-        os.replace(partial, root)
-    except OSError:
-        if not _is_complete(root, parameters):  # another process may have been faster
-            raise
+def _write(root: Path, parameters: dict[str, int], progress: bool) -> None:
+    for stream, split in enumerate(("train", "val")):
+        (root / split).mkdir(parents=True)
+        seed = (parameters["seed"], stream)
+        write_coco_panoptic(
+            root / "annotations" / f"{split}.json",
+            root / f"panoptic_{split}",
+            SHAPES_CATEGORIES,
+            _write_images(root / split, parameters[split], parameters["size"], seed),
+            total=parameters[split],
+            info={"description": "shapes", **parameters},
+            progress=progress,
+        )
+    content = json.dumps(parameters, indent=2).encode()
+    write_atomically(root / _MARKER, lambda f: f.write(content))
 
 
 def _write_images(

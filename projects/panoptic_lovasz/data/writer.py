@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -80,15 +80,16 @@ def write_coco_panoptic(
     if not overwrite:
         _check_free(json_file, panoptic_dir)
     json_file.parent.mkdir(parents=True, exist_ok=True)
-    partial_dir = panoptic_dir.with_name(f".{panoptic_dir.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial_dir, ignore_errors=True)
-    partial_dir.mkdir(parents=True)
+    panoptic_dir.parent.mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    try:
+    with TemporaryDirectory(
+        prefix=f".{panoptic_dir.name}.", suffix=".tmp", dir=panoptic_dir.parent
+    ) as name:
+        partial = Path(name)
         hidden = None if progress else True  # None: shown if stderr is a terminal
         for sample in tqdm(samples, total=total, desc=json_file.name, disable=hidden):
-            image, annotation = _write_sample(sample, len(images) + 1, partial_dir, classes)
+            image, annotation = _write_sample(sample, len(images) + 1, partial, classes)
             images.append(image)
             annotations.append(annotation)
         check_unique((image["id"] for image in images), "image_id")
@@ -100,10 +101,8 @@ def write_coco_panoptic(
             "categories": list(categories),
         }
         json_file.unlink(missing_ok=True)  # no JSON ever stands beside PNGs that are not its own
-        _move_into(partial_dir, panoptic_dir)
+        _move_into(partial, panoptic_dir)
         write_atomically(json_file, lambda f: f.write(json.dumps(content).encode()))
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
     return len(images)
 
 

@@ -24,7 +24,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files import write_atomically
+from ..files import replacing, write_atomically
 from ..merging import CombineRules, postprocess_panoptic
 from .predictor import PanopticPredictor
 
@@ -68,15 +68,11 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
     if predictor.cfg.MODEL.DEVICE != "cpu":
         raise ConfigError("export from the CPU: its tensors become part of the exported network")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with replacing(path) as partial:
         try:
             _export(predictor.model, image, _network, write, partial)
         except Exception as error:  # any operator may fail in its own way
             raise ConfigError(_explain(predictor.model, image, write, partial, error)) from error
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     content = json.dumps(_description(predictor), indent=1).encode()
     write_atomically(path.with_suffix(".json"), lambda f: f.write(content))
 

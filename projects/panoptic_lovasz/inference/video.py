@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..errors import DatasetError
+from ..files import replacing
 
 __all__ = ["VIDEO_SUFFIXES", "VideoReader", "VideoWriter"]
 
@@ -64,8 +66,8 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike, fps: float):
         self.path = Path(path)
-        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.mp4")
         self._fps = fps
+        self._partial = ExitStack()
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, picture: np.ndarray) -> None:
@@ -74,7 +76,8 @@ class VideoWriter:
         if self._writer is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._partial), codec, self._fps, (width, height))
+            partial = self._partial.enter_context(replacing(self.path))
+            self._writer = cv2.VideoWriter(str(partial), codec, self._fps, (width, height))
             if not self._writer.isOpened():
                 raise OSError(f"{self.path}: OpenCV cannot write this video")
         self._writer.write(cv2.cvtColor(picture[:height, :width], cv2.COLOR_RGB2BGR))
@@ -82,11 +85,7 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
-        if self._writer is None:
-            return
-        self._writer.release()
-        if kind is None:
-            os.replace(self._partial, self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(self, *error) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        self._partial.__exit__(*error)

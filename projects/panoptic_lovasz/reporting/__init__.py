@@ -1,5 +1,5 @@
 """What a training leaves for people: records, plots and one page that holds them all."""
 
-from .report import write_report_page
+from ..lazy import lazy_names
 
-__all__ = ["write_report_page"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, {".report": ["write_report_page"]})

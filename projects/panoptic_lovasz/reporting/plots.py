@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,17 @@ from ..visualization.text import plot_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["class_bars", "confusion_matrix", "curves", "difference_bars", "save_png", "to_svg"]
+    from ..data.checking import Statistics
+
+__all__ = [
+    "class_bars",
+    "confusion_matrix",
+    "curves",
+    "data_bars",
+    "difference_bars",
+    "save_png",
+    "to_svg",
+]
 
 THING, STUFF = "#e8833a", "#3d85c6"
 _INK = "#1f2329"  # text and lines; in an SVG it becomes the color of the text around it
@@ -72,24 +82,48 @@ def class_bars(title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Fi
         metric: key of the value.
     """
     shown = sorted((r for r in rows if _has(r, metric)), key=lambda r: -r[metric])
-    figure, axes = _figure(1.2 + 0.27 * max(len(shown), 3))
-    axes.barh(
-        range(len(shown)),
-        [r[metric] for r in shown],
-        color=[THING if r["isthing"] else STUFF for r in shown],
-    )
-    axes.set_yticks(range(len(shown)), [plot_text(r["name"]) for r in shown])
-    for y, r in enumerate(shown):
-        axes.text(r[metric] + 1, y, f"{r[metric]:.1f}", va="center", fontsize=9, color=_INK)
+    figure, axes = _figure(_bars_height(shown))
+    _bars(axes, [(r["name"], r["isthing"], r[metric]) for r in shown], " {:.1f}")
     axes.set_xlim(0, 110)
     axes.set_xticks(range(0, 101, 20))
-    axes.margins(y=0.02)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
     # Of the whole figure: beside long class names the axes are too narrow for it.
     title = f"{title} (orange: things, blue: stuff)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK)
     return figure
+
+
+def data_bars(statistics: Statistics) -> Figure:
+    """Share of the pixels and number of instances by class, on logarithmic axes, side by side."""
+    shown = [r for r in statistics.rows() if r.pixels]
+    shares = [(r.name, r.isthing, 100 * r.pixels / statistics.num_pixels) for r in shown]
+    instances = [(r.name, True, r.instances) for r in shown if r.instances]
+    figure, (left, right) = _figure(_bars_height(shown), width=2.2 * _WIDTH, columns=2)
+    for axes, rows, label, text in (
+        (left, shares, "pixels, %", " {:,.3g}"),
+        (right, instances, "instances", " {:,}"),
+    ):
+        _bars(axes, sorted(rows, key=lambda row: row[2]), text)
+        axes.set_xscale("log")
+        if rows:
+            axes.set_xlim(left=min(value for *_, value in rows) / 3)  # or the shortest vanishes
+        axes.set_xlabel(f"{label} (orange: things, blue: stuff)")
+    return figure
+
+
+def _bars_height(rows: Sequence[Any]) -> float:
+    return 1.2 + 0.27 * max(len(rows), 3)
+
+
+def _bars(axes, rows: Sequence[tuple[str, bool, float]], text: str) -> None:
+    """Horizontal bars of (name, isthing, value), each with its value as ``text`` formats it."""
+    names, are_things, values = zip(*rows, strict=True) if rows else ((), (), ())
+    axes.barh(range(len(rows)), values, color=[THING if t else STUFF for t in are_things])
+    axes.set_yticks(range(len(rows)), [plot_text(name) for name in names])
+    for y, value in enumerate(values):
+        axes.text(value, y, text.format(value), va="center", fontsize=9, color=_INK)
+    axes.margins(y=0.02)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
 
 
 def difference_bars(
@@ -139,7 +173,7 @@ def confusion_matrix(names: Sequence[str], pixels: np.ndarray) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: str | os.PathLike) -> None:
     """Write a figure as PNG on white, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -166,17 +200,19 @@ def to_svg(figure: Figure) -> str:
     return f"{head}>{rest}".replace("\n", " ")
 
 
-def _figure(height: float, width: float = _WIDTH):
+def _figure(height: float, width: float = _WIDTH, columns: int = 1):
+    """A figure and its axes, or the sequence of them if there are several columns."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
-    for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        part.set_color(_INK)
-    axes.spines[:].set_color(_INK)
-    return figure, axes
+    found = figure.subplots(1, columns)
+    for axes in np.ravel(found):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(colors=_INK)
+        for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            part.set_color(_INK)
+        axes.spines[:].set_color(_INK)
+    return figure, found
 
 
 def _has(row: Mapping[str, Any], key: str) -> bool:

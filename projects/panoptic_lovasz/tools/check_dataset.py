@@ -62,7 +62,9 @@ def _run(args: argparse.Namespace) -> int:
         )
     _print(report, None if args.all else 50)
     if args.plot:
-        report.statistics.plot(args.plot)
+        from ..reporting.plots import data_bars, save_png
+
+        save_png(data_bars(report.statistics), args.plot)
         print(f"Plot: {args.plot}")
     if args.fix and panoptic is not None:
         fixed_json, fixed_panoptic = repair_coco_panoptic(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
-from ...files import write_atomically
+from ...files import replacing, write_atomically
 from ..id_map import VOID, read_panoptic_png, write_panoptic_png
 from ..paths import Folder
 from .check import CheckReport
@@ -68,9 +68,7 @@ def _repair_segment(segment: dict[str, Any], areas: dict, boxes: dict) -> dict[s
 
 
 def _write_pngs(report: CheckReport, panoptic: Folder, fixed: Path) -> None:
-    partial = fixed.with_name(f".{fixed.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing(fixed) as partial:
         for n, found in report.findings.items():
             name = report.content["annotations"][n]["file_name"]
             target = partial / panoptic.relative(name)
@@ -80,6 +78,3 @@ def _write_pngs(report: CheckReport, panoptic: Folder, fixed: Path) -> None:
                 continue
             ids = read_panoptic_png(panoptic.find(name))
             write_panoptic_png(target, np.where(np.isin(ids, found.unknown_ids), VOID, ids))
-        os.replace(partial, fixed)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from ...files import write_atomically
-from ...visualization.fonts import figure_fonts
-from ...visualization.text import plot_text
 from ..id_map import VOID
 from .files import ImageFindings
 
@@ -97,34 +93,3 @@ class Statistics:
             names = ", ".join(f"{r.name} ({r.images})" for r in self.rare())
             lines.append(f"rare, in less than 1% of the images: {names}")
         return "\n".join(lines)
-
-    def plot(self, file: Path) -> None:
-        """Draw share of pixels and number of instances by class, on logarithmic axes, as PNG."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        shown = [r for r in self.rows() if r.pixels]
-        things = [r for r in shown if r.isthing]
-        height = 1.2 + 0.24 * max(len(shown), 4)
-        figure = Figure(figsize=(11, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        left, right = figure.subplots(1, 2)
-        _bars(left, shown, [100 * r.pixels / self.num_pixels for r in shown], "pixels, %")
-        _bars(right, things, [r.instances for r in things], "instances")
-        with figure_fonts(figure):
-            write_atomically(file, lambda f: figure.savefig(f, format="png", dpi=120))
-
-
-def _bars(axes, rows: list[ClassRow], values: list[float], label: str) -> None:
-    order = sorted(range(len(rows)), key=lambda i: values[i])
-    colors = ["tab:orange" if rows[i].isthing else "tab:blue" for i in order]
-    axes.barh([plot_text(rows[i].name) for i in order], [values[i] for i in order], color=colors)
-    axes.set_xscale("log")
-    if values:
-        axes.set_xlim(left=min(values) / 3)  # or the shortest bar would vanish
-    axes.set_xlabel(f"{label} (orange: things, blue: stuff)")
-    axes.margins(y=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    for y, i in enumerate(order):
-        text = f" {values[i]:,.3g}" if isinstance(values[i], float) else f" {values[i]:,}"
-        axes.text(values[i], y, text, va="center", fontsize=8)
