@@ -4,8 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from panoptic_lovasz.data import coco_panoptic, load_coco_panoptic_json
-from panoptic_lovasz.data.coco_panoptic import read_categories, read_coco_panoptic_json
+from panoptic_lovasz.data import categories, load_coco_panoptic_json
+from panoptic_lovasz.data.categories import read_categories
+from panoptic_lovasz.data.coco_panoptic import read_coco_panoptic_json
 from panoptic_lovasz.data.id_map import read_panoptic_png
 from panoptic_lovasz.errors import DatasetError
 
@@ -186,7 +187,7 @@ def test_images_without_annotation_are_left_out_with_a_warning(tiny_set, caplog)
 
 def test_categories_are_read_without_the_rest_of_the_file(tiny_set, monkeypatch):
     expected = tiny_set.content["categories"]
-    monkeypatch.setattr(coco_panoptic, "read_coco_panoptic_json", pytest.fail)
+    monkeypatch.setattr(categories, "read_json", pytest.fail)
     assert read_categories(tiny_set.json) == expected
     tiny_set.json.write_text(json.dumps({"categories": expected, "annotations": []}, indent=3))
     assert read_categories(tiny_set.json) == expected

@@ -31,7 +31,7 @@ def sound(slim_cfg, tmp_path_factory):
     from detectron2.modeling import build_model
 
     from panoptic_lovasz.data import PanopticClasses
-    from panoptic_lovasz.data.coco_panoptic import read_categories
+    from panoptic_lovasz.data.categories import read_categories
 
     root = tmp_path_factory.mktemp("sound")
     data = make_shapes(root / "datasets/shapes", num_train=2, num_val=1, size=64, progress=False)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
+from ..data.categories import is_color
 from ..data.classes import PanopticClasses
 from ..errors import CheckpointError, DatasetError
 from .plain import parse_json
@@ -68,17 +69,9 @@ def _is_id(value: Any) -> bool:
     return type(value) is int
 
 
-def _is_color(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(_is_id(v) and 0 <= v <= 255 for v in value)
-    )
-
-
 _CHECKS = {
     "classes": (lambda value: isinstance(value, str), "names"),
-    "colors": (_is_color, "colors, three integers in 0..255 each"),
+    "colors": (is_color, "colors, three integers in 0..255 each"),
     "dataset_ids": (_is_id, "integers"),
     "segment_ids": (_is_id, "integers"),
 }

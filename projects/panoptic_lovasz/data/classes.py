@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DatasetError
-from ..visualization.palette import class_colors, distinct_colors
+from ..visualization.palette import class_colors
+from .categories import THINGS_CLASS, Color, category_colors, check_categories, fault_of_name
 from .fields import shorten
 
 if TYPE_CHECKING:
@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["IGNORE_LABEL", "THINGS_CLASS", "PanopticClasses"]
 
 IGNORE_LABEL = 255  # semantic label of void and crowd pixels
-THINGS_CLASS = "things"  # name of semantic class 0, all things collapsed into one
 _THINGS_COLOR = (82, 18, 128)  # Detectron2's own choice
-
-_MAX_NAME = 256  # characters of a class's name
-_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of controls, surrogates, line ends
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of text
-
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class PanopticClasses:
 
     def __post_init__(self):
         for name in (*self.thing_classes, *self.stuff_classes):
-            if fault := _fault_of_name(name):
+            if fault := fault_of_name(name):
                 raise DatasetError(f"the class name {shorten(name)} {fault}")
         if self.num_semantic > IGNORE_LABEL:
             raise DatasetError(
@@ -78,8 +71,8 @@ class PanopticClasses:
         Raises:
             DatasetError: if a field is missing, of another type, or an id or name is taken twice.
         """
-        categories = sorted(_check_categories(categories, source), key=lambda c: c["id"])
-        colors = _colors(categories)
+        categories = sorted(check_categories(categories, source), key=lambda c: c["id"])
+        colors = category_colors(categories)
         things = [c for c in categories if c["isthing"]]
         stuff = [c for c in categories if not c["isthing"]]
         return cls(
@@ -253,71 +246,3 @@ def _metadata_hint(metadata: Metadata) -> str:
         "; panoptic_lovasz.register_coco_panoptic(name, json, images, panoptic) takes all that is "
         "needed from the JSON"
     )
-
-
-def _fault_of_name(name: str) -> str:
-    """Why a name must not reach terminals, tables and pictures; empty if it may."""
-    if len(name) > _MAX_NAME:
-        return f"has {len(name)} characters, expected at most {_MAX_NAME}"
-    unseen = next((c for c in name if unicodedata.category(c) in _UNSEEN or c in _TURNING), None)
-    return "" if unseen is None else f"has the control character U+{ord(unseen):04X}"
-
-
-def _check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
-    if not isinstance(categories, list) or not categories:
-        raise DatasetError(f"{source}: 'categories' must be a list with at least one category")
-    ids: set[int] = set()
-    names: set[tuple[bool, str]] = set()
-    for n, category in enumerate(categories):
-        where = f"{source}: categories[{n}]"
-        if not isinstance(category, dict):
-            raise DatasetError(f"{where} is {shorten(category)}, expected an object")
-        for field in ("id", "name", "isthing"):
-            if field not in category:
-                raise DatasetError(f"{where} has no '{field}': {shorten(category)}")
-        category_id, name, isthing = category["id"], category["name"], category["isthing"]
-        if type(category_id) is not int or category_id < 0:
-            raise DatasetError(f"{where}: id is {shorten(category_id)}, expected an integer >= 0")
-        if not isinstance(name, str) or not name:
-            raise DatasetError(f"{where}: name is {shorten(name)}, expected a non-empty string")
-        if fault := _fault_of_name(name):
-            raise DatasetError(f"{where}: name {shorten(name)} {fault}")
-        if isthing not in (0, 1):
-            raise DatasetError(
-                f"{where}: isthing is {shorten(isthing)}, expected 0 (stuff) or 1 (thing)"
-            )
-        if category_id in ids:
-            raise DatasetError(f"{where}: id {category_id} is taken by an earlier category")
-        if (bool(isthing), name) in names:
-            raise DatasetError(f"{where}: name {shorten(name)} is taken by an earlier category")
-        if not isthing and name == THINGS_CLASS:
-            raise DatasetError(
-                f"{where}: stuff cannot be named '{THINGS_CLASS}', the name of semantic class 0"
-            )
-        if "color" in category and not _is_color(category["color"]):
-            raise DatasetError(
-                f"{where}: color is {shorten(category['color'])}, expected three integers in 0..255"
-            )
-        ids.add(category_id)
-        names.add((bool(isthing), name))
-    return categories
-
-
-def _is_color(color: Any) -> bool:
-    return (
-        isinstance(color, (list, tuple))
-        and len(color) == 3
-        and all(type(v) is int and 0 <= v <= 255 for v in color)
-    )
-
-
-def _colors(categories: Sequence[dict[str, Any]]) -> dict[int, Color]:
-    """By category id: its own color, or one that none of the others has."""
-    colors = {c["id"]: tuple(c["color"]) for c in categories if "color" in c}
-    for isthing in (1, 0):
-        lacking = [c["id"] for c in categories if c["isthing"] == isthing and "color" not in c]
-        if lacking:
-            taken = tuple(colors.values())
-            made = distinct_colors(len(lacking), vivid=bool(isthing), taken=taken).tolist()
-            colors |= zip(lacking, map(tuple, made), strict=True)
-    return colors

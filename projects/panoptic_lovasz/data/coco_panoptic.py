@@ -5,7 +5,6 @@ https://cocodataset.org/#format-data, "Panoptic Segmentation".
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from .fields import (
     check_file_name,
     check_unique,
     describe_unmatched,
-    read_bytes,
     read_json,
     shorten,
 )
@@ -28,7 +26,6 @@ from .paths import Folder
 __all__ = [
     "check_segment",
     "load_coco_panoptic_json",
-    "read_categories",
     "read_coco_panoptic_json",
 ]
 
@@ -50,27 +47,6 @@ def read_coco_panoptic_json(json_file: str | os.PathLike) -> dict[str, Any]:
             found = type(content[field]).__name__ if field in content else "nothing"
             raise DatasetError(f"{json_file}: expected a list '{field}', found {found}")
     return content
-
-
-def read_categories(json_file: str | os.PathLike) -> list[Any]:
-    """Read the "categories" of a COCO panoptic JSON, without the rest where that is possible.
-
-    Registration needs no more, and the segments of a large data set take seconds to parse.
-
-    Raises:
-        DatasetError: if the file is missing, is not JSON, or lacks one of the lists.
-    """
-    content = read_bytes(json_file, "panoptic JSON")
-    key = b'"categories"'
-    if content.count(key) == 1:
-        rest = content[content.index(key) + len(key) :].lstrip(b" \t\r\n:")
-        try:
-            categories, _ = json.JSONDecoder().raw_decode(rest.decode())
-        except (ValueError, RecursionError):
-            categories = None  # the whole file tells what is wrong
-        if isinstance(categories, list):
-            return categories
-    return read_coco_panoptic_json(json_file)["categories"]
 
 
 def load_coco_panoptic_json(

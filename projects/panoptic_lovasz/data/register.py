@@ -13,8 +13,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, DatasetError
+from .categories import read_categories
 from .classes import PanopticClasses
-from .coco_panoptic import load_coco_panoptic_json, read_categories
+from .coco_panoptic import load_coco_panoptic_json
 
 __all__ = [
     "entry_data_sets",

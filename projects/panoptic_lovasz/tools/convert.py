@@ -119,7 +119,8 @@ def _release(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _labels(args: argparse.Namespace) -> dict[str, int]:
-    from ..data.converters.label_folders import convert_label_folders, read_categories
+    from ..data.categories import read_categories
+    from ..data.converters.label_folders import convert_label_folders
 
     count = convert_label_folders(
         args.images,
@@ -138,8 +139,8 @@ def _labels(args: argparse.Namespace) -> dict[str, int]:
 def _coco(args: argparse.Namespace) -> dict[str, int]:
     if bool(args.stuff) != bool(args.stuff_categories):
         raise argparse.ArgumentError(None, "--stuff and --stuff-categories go together")
+    from ..data.categories import read_categories
     from ..data.converters.coco_instances import convert_coco_instances
-    from ..data.converters.label_folders import read_categories
 
     count = convert_coco_instances(
         args.instances_json,

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ".camvid": ("convert_camvid",),
         ".cityscapes": ("convert_cityscapes",),
         ".coco_instances": ("convert_coco_instances",),
-        ".label_folders": ("convert_label_folders", "read_categories"),
+        ".label_folders": ("convert_label_folders",),
+        "..categories": ("read_categories",),
     },
 )

@@ -10,25 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
-from ..fields import read_json
 from ..writer import PanopticSample, write_coco_panoptic
 from .folders import label_reader, pair_files
 
-__all__ = ["convert_label_folders", "read_categories"]
-
-
-def read_categories(json_file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read a list of categories, ``[{"id", "name", "isthing", "color"?}, ...]``, or the
-    "categories" of a COCO JSON.
-
-    Raises:
-        DatasetError: if the file is missing or holds no such list.
-    """
-    content = read_json(json_file, "categories")
-    categories = content.get("categories") if isinstance(content, dict) else content
-    if not isinstance(categories, list):
-        raise DatasetError(f"{os.fspath(json_file)}: expected a list of categories")
-    return categories
+__all__ = ["convert_label_folders"]
 
 
 def convert_label_folders(
