@@ -37,6 +37,7 @@ from .common import median, print_table, write_table
 from .label_maps import wavy_cells
 
 NUM_CATEGORIES, NUM_THINGS = 133, 80
+SLOW = 20  # seconds
 
 
 def main():
@@ -55,18 +56,25 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_files(folder, args)
-        contestants = {name: call for name, call in CONTESTANTS.items() if runs(call, folder)}
-        times = {name: [] for name in contestants}
+        contestants, pq, times = dict(CONTESTANTS), {}, {}
+        for name, call in CONTESTANTS.items():
+            try:
+                pq[name], seconds = timed(call, folder, "gt")
+            except ModuleNotFoundError as error:
+                print(f"left out: {error}")
+                del contestants[name]
+                continue
+            # The first call warms up, but for one that takes minutes it is all there is.
+            times[name] = [seconds] if seconds > SLOW else []
         for _ in range(args.rounds):
             for name, call in contestants.items():
-                start = time.process_time()
-                call(folder, "gt")
-                times[name].append(1e3 * (time.process_time() - start) / args.num_images)
+                if not times[name] or times[name][0] < SLOW:
+                    times[name].append(timed(call, folder, "gt")[1])
         rows = [
             {
                 "": name,
-                "ms per image": median(times[name]),
-                "PQ": call(folder, "gt"),
+                "ms per image": 1e3 * median(times[name]) / args.num_images,
+                "PQ": pq[name],
                 "PQ, areas wrong in the JSON": call(folder, "gt_area"),
                 "PQ, some are crowds": call(folder, "gt_crowd"),
             }
@@ -121,14 +129,10 @@ def make_files(folder, args):
     (folder / "pred.json").write_text(json.dumps({"annotations": predictions}))
 
 
-def runs(call, folder):
-    """Whether what a contestant needs is installed."""
-    try:
-        call(folder, "gt")
-    except ModuleNotFoundError as error:
-        print(f"left out: {error}")
-        return False
-    return True
+def timed(call, folder, truth):
+    """What a contestant says, and its CPU seconds."""
+    start = time.process_time()
+    return call(folder, truth), time.process_time() - start
 
 
 def ours(folder, truth, boundaries=False):

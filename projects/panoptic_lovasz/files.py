@@ -62,10 +62,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike, buffering: int = -1) -> BinaryIO:
     """Open a regular file, or a URL that Detectron2's ``PathManager`` knows, to read its bytes.
 
-    A pipe or a device, which could keep its reader waiting for ever, is refused.
+    A pipe or a device, which could keep its reader waiting for ever, is refused. ``buffering`` is
+    that of :func:`open`.
 
     Raises:
         OSError: if there is no such file, or it is of another kind.
@@ -75,7 +76,7 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
         from detectron2.utils.file_io import PathManager
 
         return PathManager.open(path, "rb")
-    f = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    f = open(path, "rb", buffering, opener=_without_waiting)  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
         f.close()
         raise OSError("it is not a regular file")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from panoptic_lovasz.errors import DatasetError
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
+from panoptic_lovasz.evaluation.pixels import find_positions
 
 CATEGORIES = [
     {"id": 3, "name": "person", "isthing": 1},
@@ -331,6 +332,10 @@ GOOD = _segments((1, 3), (2, 90))
         ((MAP, GOOD, MAP * 0, GOOD), r"only in the map: \[\], only in segments_info: \[1, 2\]"),
         ((MAP, GOOD, MAP, GOOD + GOOD[:1]), r"must be positive and differ.*\[1, 1, 2\]"),
         ((MAP, _segments((0, 3)), MAP, GOOD), "must be positive"),
+        (
+            (MAP, _segments((1, "3")), MAP, GOOD),
+            "needs integers 'id' and 'category_id'; found .*'3'",
+        ),
         ((MAP, GOOD, MAP - 2, []), r"only in the map: \[-1\]"),
         (
             (MAP, GOOD, MAP.astype(float), GOOD),
@@ -345,6 +350,27 @@ def test_wrong_input_is_one_error_that_names_the_image_and_leaves_no_trace(image
         quality.add(*image, name="image 9")
     assert str(error.value).startswith("image 9: ")
     assert quality.num_images == quality.confusion.sum() == quality.segments.fn.sum() == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(images(), min_size=1, max_size=4))
+def test_a_batch_of_images_counts_as_its_images_one_by_one(samples):
+    single, batch = evaluate(samples), PanopticQuality(CATEGORIES)
+    batch.add_batch(("image", *sample) for sample in samples)
+    assert np.array_equal(batch.confusion, single.confusion)
+    for found, expected in zip(batch.images, single.images, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    for found, expected in ((batch.segments, single.segments), (batch.boundary, single.boundary)):
+        assert all(np.allclose(a, b, atol=1e-12) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("offset", [0, 2**24 - 1, 2**40])
+def test_ids_that_no_png_can_hold_are_looked_up_as_well(offset):
+    ids = np.array([[0, 5, 9], [9, 7, 7]])
+    seg_ids = np.array([7, 5]) + offset
+    found = find_positions(seg_ids, np.where(ids == 0, 0, ids + offset))
+    assert found.tolist() == [[2, 1, 3], [3, 0, 0]]
+    assert find_positions(seg_ids, np.array([-1, 0])).tolist() == [3, 2]
 
 
 def test_accumulators_over_different_categories_do_not_merge():

@@ -26,7 +26,6 @@ __all__ = [
     "find_segments",
     "id_to_rgb",
     "label_runs",
-    "read_id_colors",
     "read_panoptic_png",
     "rgb_to_id",
     "write_panoptic_png",
@@ -44,13 +43,11 @@ _COLORS_AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
     """Decode a uint8 (..., 3) RGB array into int32 (...) segment ids R + 256 G + 256^2 B."""
-    rgb = np.ascontiguousarray(rgb)
-    ids = np.empty(rgb.shape[:-1], np.int32)
-    if ids.size:
-        # A pixel's three bytes are the upper ones of the four that begin with the byte before it.
-        four = np.ndarray((ids.size - 1,), "<u4", rgb, offset=2, strides=(3,))
-        np.right_shift(four, 8, out=ids.reshape(-1)[1:].view(np.uint32))
-        ids.reshape(-1)[0] = int.from_bytes(rgb.reshape(-1)[:3].tobytes(), "little")
+    pixels = np.ascontiguousarray(rgb).reshape(1, -1, 3)  # one row: OpenCV wakes no other threads
+    if not pixels.size:
+        return np.empty(rgb.shape[:-1], np.int32)
+    ids = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA).view("<i4").reshape(rgb.shape[:-1])
+    ids &= MAX_SEGMENT_ID  # without the opacity
     return ids
 
 
@@ -69,18 +66,6 @@ def read_panoptic_png(
 ) -> np.ndarray:
     """Read an id PNG into an int32 (H, W) array of segment ids; 0 is void.
 
-    Parameters and errors are those of :func:`read_id_colors`.
-    """
-    return rgb_to_id(read_id_colors(file_name, size, image))
-
-
-def read_id_colors(
-    file_name: str | os.PathLike,
-    size: tuple[int, int] | None = None,
-    image: str | os.PathLike | None = None,
-) -> np.ndarray:
-    """Read an id PNG into a uint8 (H, W, 3) RGB array, whose colors stand for segment ids.
-
     Args:
         file_name: the PNG.
         size: width and height that it must have, looked at before anything is decoded: some
@@ -93,7 +78,7 @@ def read_id_colors(
     """
     file_name = os.fspath(file_name)
     try:
-        with open_file(file_name) as f:
+        with open_file(file_name, buffering=0) as f:
             content = f.read(_PNG_HEADER_SIZE)
             _check_header(file_name, content)
             if size is not None:
@@ -104,7 +89,7 @@ def read_id_colors(
     except OSError as error:
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
     try:
-        return _decode(content)
+        return rgb_to_id(_decode(content))
     except Exception as error:  # kornia_rs has no type of its own
         raise DatasetError(f"panoptic PNG {file_name} cannot be read: {error}") from error
 

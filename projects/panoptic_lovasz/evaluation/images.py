@@ -50,26 +50,27 @@ class ImageCounts(NamedTuple):
     in_truth: np.ndarray
 
     @classmethod
-    def of(
-        cls, name: str, segments: Counts, pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray
-    ) -> ImageCounts:
-        """Collect an image's counts.
+    def of_batch(
+        cls,
+        names: Sequence[str],
+        segments: Counts,
+        truth: np.ndarray,
+        predicted: np.ndarray,
+        intersection: np.ndarray,
+    ) -> list[ImageCounts]:
+        """Collect the counts of N images over C categories.
 
         Args:
-            name: of the image.
-            segments: (C,), its segments.
-            pixels: (M, N) by segment of the ground truth and of the prediction.
-            rows, columns: (M,) and (N,), their categories; C is void, in the ground truth left out.
+            names: of the images.
+            segments: (N, C).
+            truth, predicted, intersection: (N, C) pixels in the maps and in both.
         """
-        void = len(segments.tp)
-        pixels, rows = pixels[rows < void], rows[rows < void]
-        truth = np.bincount(rows, pixels.sum(axis=1), minlength=void)
-        predicted = np.bincount(columns, pixels.sum(axis=0), minlength=void + 1)[:void]
-        row, column = np.nonzero(rows[:, None] == columns)
-        intersection = np.bincount(rows[row], pixels[row, column], minlength=void)
-        values = np.stack([*segments, intersection, truth + predicted - intersection], axis=1)
-        categories = np.flatnonzero(values[:, 1:].any(axis=1))
-        return cls(name, categories, values[categories], truth[categories] > 0)
+        values = np.stack([*segments, intersection, truth + predicted - intersection], axis=-1)
+        present = values[..., 1:].any(axis=-1)
+        return [
+            cls(name, np.flatnonzero(p), v[p], t[p] > 0)
+            for name, p, v, t in zip(names, present, values, truth, strict=True)
+        ]
 
     def pq(self) -> float:
         """Mean PQ in [0, 1] over the categories with a segment in this image; NaN without any."""

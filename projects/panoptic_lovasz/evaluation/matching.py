@@ -1,14 +1,15 @@
-"""Which segments of an image match, and how many of each category did."""
+"""Which segments match, and how many of each category did; for some images at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .pixels import ON_GT, ON_PRED
+from .pixels import NEAR, ON_GT, ON_PRED
 
-__all__ = ["SIZES", "Counts", "Match", "boundary_iou"]
+__all__ = ["SIZES", "Batch", "Counts", "Overlaps"]
 
 SIZES = ("small", "medium", "large")
 _SIZE_LIMITS = (32**2, 96**2)  # pixels, as for COCO's APs, APm, APl
@@ -37,9 +38,9 @@ class Counts(NamedTuple):
         for mine, more in zip(self, other, strict=True):
             mine += more
 
-    def sum(self) -> Counts:
-        """Counts (C,) of all rows of (S, C) together."""
-        return Counts(*(values.sum(axis=0) for values in self))
+    def sum(self, axis: int = 0) -> Counts:
+        """Counts of all entries of an axis together."""
+        return Counts(*(values.sum(axis=axis) for values in self))
 
     def quality(self) -> dict[str, np.ndarray]:
         """PQ, SQ and RQ (..., C) in [0, 1]; NaN where a category has no segment at all."""
@@ -53,50 +54,137 @@ class Counts(NamedTuple):
             }
 
 
-class Match:
-    """What the segments of one image are to each other."""
+class Overlaps(NamedTuple):
+    """The segments of one image, and which of them lie on each other.
 
-    def __init__(
-        self, pixels: np.ndarray, gt_cats: np.ndarray, pred_cats: np.ndarray, crowd: np.ndarray
-    ):
-        """Take (G + 2, P + 1) pixels, whose last rows are void and other ids, and categories."""
-        intersection, void = pixels[:-2, :-1], pixels[-2, :-1]
-        gt_area, pred_area = pixels[:-2].sum(axis=1), pixels[:, :-1].sum(axis=0)
-        union = np.maximum(pred_area - void + gt_area[:, None] - intersection, 1)
-        self.iou = intersection / union
-        self._gt_cats, self._pred_cats, self._crowd = gt_cats, pred_cats, crowd
-        self._same = (gt_cats[:, None] == pred_cats) & ~crowd[:, None]
-        self._gt_size = np.digitize(gt_area, _SIZE_LIMITS)
-        self._pred_size = np.digitize(pred_area, _SIZE_LIMITS)
+    Attributes:
+        gt_cats (ndarray): (G + 2,) index of each segment's category; C for the last two, which
+            stand for void and for ids that are of no segment.
+        crowd (ndarray): (G + 2,) bool.
+        pred_cats (ndarray): (P + 1,) likewise; the last is void.
+        rows, columns (ndarray): (K,) indices into them, of the pairs that share pixels.
+        pixels (ndarray): (F, K), how many, by flag; see :func:`~.pixels.boundary_flags`.
+    """
+
+    gt_cats: np.ndarray
+    crowd: np.ndarray
+    pred_cats: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+    pixels: np.ndarray
+
+
+class Batch:
+    """What the segments of some images are to each other, all in one numbering.
+
+    NumPy's functions cost more to call than an image's hundred pairs of segments take: the pairs of
+    many images are looked at by one call.
+    """
+
+    def __init__(self, images: Sequence[Overlaps], num_categories: int):
+        """Number the segments of N ≥ 1 images over C categories."""
+        self._shape = len(images), num_categories
+        self._gt_cats, gt_image, gt_first = _join([i.gt_cats for i in images])
+        self._pred_cats, pred_image, pred_first = _join([i.pred_cats for i in images])
+        self._crowd = np.concatenate([i.crowd for i in images])
+        row, self._image, _ = _join([i.rows for i in images])
+        self._row = row + gt_first[self._image]
+        self._column = np.concatenate([i.columns for i in images]) + pred_first[self._image]
+        self._pixels = np.concatenate([i.pixels for i in images], axis=1)
+        self._all = self._pixels.sum(axis=0)
+        void = np.append(gt_first[1:], len(self._gt_cats)) - 2
+        self._on_void = void[self._image] == self._row
+        gt_cats, pred_cats = self._gt_cats[self._row], self._pred_cats[self._column]
+        self._pred_cat = pred_cats
+        self._gt_cat = np.where(self._crowd[self._row], num_categories, gt_cats)  # else void
+        self._same = (self._gt_cat == pred_cats) & (pred_cats < num_categories)
+        gt_area, pred_area = self._of_gt(self._all), self._of_pred(self._all)
+        self._gt_cell = self._cells(gt_image, gt_area, self._gt_cats)
+        self._pred_cell = self._cells(pred_image, pred_area, self._pred_cats)
         # A prediction is forgiven if most of it lies on void and on a crowd of its own category.
-        crowds = {cat: row for row, cat in enumerate(gt_cats.tolist()) if crowd[row]}
-        excused = void.copy()
-        for i, cat in enumerate(pred_cats.tolist() if crowds else ()):
-            if cat in crowds:
-                excused[i] += intersection[crowds[cat], i]
-        self._forgiven = 2 * excused > pred_area
+        crowds = np.flatnonzero(self._crowd)
+        of_category = np.full((len(images), num_categories + 1), -1)
+        of_category[gt_image[crowds], self._gt_cats[crowds]] = crowds  # of several, the last
+        excused = self._on_void | (of_category[self._image, pred_cats] == self._row)
+        self._forgiven = 2 * self._of_pred(self._all * excused) > pred_area
+        self._iou = self._iou_of(self._all, self._all, self._all)
 
-    def count(self, num_categories: int, iou: np.ndarray) -> Counts:
-        """Counts (3, C) by size, given the IoU (G, P) that has to be above 0.5 for a match."""
-        matched = self._same & (iou > 0.5)
-        row, column = np.nonzero(matched)
-        missed = ~matched.any(axis=1) & ~self._crowd
-        wrong = ~matched.any(axis=0) & ~self._forgiven
-        counts = Counts.zeros(len(SIZES), num_categories)
-        hits = self._gt_size[row], self._gt_cats[row]
-        np.add.at(counts.tp, hits, 1)
-        np.add.at(counts.iou, hits, iou[row, column])
-        np.add.at(counts.fn, (self._gt_size[missed], self._gt_cats[missed]), 1)
-        np.add.at(counts.fp, (self._pred_size[wrong], self._pred_cats[wrong]), 1)
-        return counts
+    def segments(self) -> Counts:
+        """Counts (N, 3, C) by size. False positives have their own size, others the truth's."""
+        return self._count(self._iou)
+
+    def boundaries(self) -> Counts:
+        """Counts (N, 3, C) where the IoU is at most that of the segments' boundaries."""
+        flags = np.arange(len(self._pixels))
+        on_gt, on_pred, on_both = (
+            self._pixels[flags & bits == bits].sum(axis=0)
+            for bits in (ON_GT, ON_PRED, ON_GT | ON_PRED)
+        )
+        return self._count(np.minimum(self._iou, self._iou_of(on_both, on_gt, on_pred)))
+
+    def confusion(self) -> np.ndarray:
+        """Pixels (2, C + 1, C + 1) int64 away from and near boundaries; the last are void."""
+        side = self._shape[1] + 1
+        cell = self._gt_cat * side + self._pred_cat
+        near = self._pixels[NEAR::2].sum(axis=0)
+        both = [np.bincount(cell, p, side * side) for p in (self._all - near, near)]
+        return np.reshape(both, (2, side, side)).astype(np.int64)
+
+    def areas(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels (N, C) of a category in the ground truth, in the prediction, and in both.
+
+        Void and crowds of the ground truth are left out of all three.
+        """
+        num_categories = self._shape[1]
+        pixels = self._all * (self._gt_cat < num_categories)
+        return (
+            self._by_category(self._gt_cat, pixels),
+            self._by_category(self._pred_cat, pixels),
+            self._by_category(self._pred_cat, pixels * self._same),
+        )
+
+    def _by_category(self, categories: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        images, side = self._shape[0], self._shape[1] + 1
+        sums = np.bincount(self._image * side + categories, pixels, images * side)
+        return sums.reshape(images, side)[:, :-1]
+
+    def _of_gt(self, pixels: np.ndarray) -> np.ndarray:
+        return np.bincount(self._row, pixels, len(self._gt_cats))
+
+    def _of_pred(self, pixels: np.ndarray) -> np.ndarray:
+        return np.bincount(self._column, pixels, len(self._pred_cats))
+
+    def _iou_of(self, on_both: np.ndarray, on_gt: np.ndarray, on_pred: np.ndarray) -> np.ndarray:
+        """IoU (K,) of each pair, whose pixels on void do not count."""
+        gt_area, pred_area = self._of_gt(on_gt), self._of_pred(on_pred * ~self._on_void)
+        union = gt_area[self._row] + pred_area[self._column] - on_both
+        return on_both / np.maximum(union, 1)
+
+    def _count(self, iou: np.ndarray) -> Counts:
+        matched = np.flatnonzero(self._same & (iou > 0.5))
+        missed, wrong = ~self._crowd, ~self._forgiven
+        missed[self._row[matched]] = wrong[self._column[matched]] = False
+        hits = self._gt_cell[self._row[matched]]
+        return Counts(
+            self._table(hits, iou[matched]),
+            self._table(hits),
+            self._table(self._pred_cell[wrong]),
+            self._table(self._gt_cell[missed]),
+        )
+
+    def _cells(self, image: np.ndarray, area: np.ndarray, category: np.ndarray) -> np.ndarray:
+        """Where in a flat (N, 3, C + 1) table each segment counts."""
+        size = np.digitize(area, _SIZE_LIMITS)
+        return (image * len(SIZES) + size) * (self._shape[1] + 1) + category
+
+    def _table(self, cells: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        shape = self._shape[0], len(SIZES), self._shape[1] + 1
+        counts = np.bincount(cells, weights, shape[0] * shape[1] * shape[2])
+        return counts.reshape(shape)[..., :-1]
 
 
-def boundary_iou(joint: np.ndarray) -> np.ndarray:
-    """IoU (G, P) of the segments' boundaries, from (8, G + 2, P + 1) pixels by flag."""
-    bits = np.arange(len(joint))
-    on_gt = joint[bits & ON_GT != 0].sum(axis=0)
-    on_pred = joint[bits & ON_PRED != 0].sum(axis=0)
-    on_both = joint[bits & (ON_GT | ON_PRED) == ON_GT | ON_PRED].sum(axis=0)
-    intersection, void = on_both[:-2, :-1], on_pred[-2, :-1]
-    gt_area, pred_area = on_gt[:-2].sum(axis=1), on_pred[:, :-1].sum(axis=0)
-    return intersection / np.maximum(pred_area - void + gt_area[:, None] - intersection, 1)
+def _join(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All parts in a row, the index of the part that each element is of, and where parts begin."""
+    sizes = np.array([len(part) for part in parts])
+    index = np.repeat(np.arange(len(parts)), sizes)
+    return np.concatenate(parts), index, np.cumsum(sizes) - sizes

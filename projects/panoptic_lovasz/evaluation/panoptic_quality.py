@@ -7,7 +7,7 @@ that of Cheng et al., "Boundary IoU" (CVPR 2021), section 6, as their ``boundary
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ import numpy as np
 from ..data.id_map import VOID, rgb_to_id
 from ..errors import DatasetError
 from .images import ImageCounts
-from .matching import SIZES, Counts, Match, boundary_iou
+from .matching import SIZES, Batch, Counts, Overlaps
 from .pixels import boundary_flags, count_pairs
 
 __all__ = ["PanopticQuality"]
 
 Segment = Mapping[str, Any]
+Image = tuple[str, np.ndarray, Sequence[Segment], np.ndarray, Sequence[Segment]]
 
 
 class PanopticQuality:
@@ -101,40 +102,62 @@ class PanopticQuality:
             DatasetError: sizes differ; a segment's id is not positive or used twice; a category is
                 unknown; a predicted id is in the map and not in the segments, or the reverse.
         """
+        (image,) = self.add_batch([(name, gt_ids, gt_segments, pred_ids, pred_segments)])
+        return image
+
+    def add_batch(self, images: Iterable[Image]) -> list[ImageCounts]:
+        """Add some images, each as :meth:`add` takes it: faster than one by one.
+
+        Args:
+            images: (name, gt_ids, gt_segments, pred_ids, pred_segments) of at least one.
+
+        Raises:
+            DatasetError: as :meth:`add`; nothing of the batch is counted then.
+        """
+        pairs = [(image[0], self._overlaps(*image)) for image in images]
+        names, overlaps = zip(*pairs, strict=True)
+        batch = Batch(overlaps, len(self.categories))
+        segments = batch.segments()
+        self.segments.add(segments.sum())
+        if self.boundaries:
+            self.boundary.add(batch.boundaries().sum().sum())
+        self.confusion += batch.confusion()
+        added = ImageCounts.of_batch(names, segments.sum(axis=1), *batch.areas())
+        self.images += added
+        return added
+
+    def _overlaps(
+        self,
+        name: str,
+        gt_ids: np.ndarray,
+        gt_segments: Sequence[Segment],
+        pred_ids: np.ndarray,
+        pred_segments: Sequence[Segment],
+    ) -> Overlaps:
+        """Which segments of an image lie on each other."""
         gt_ids, pred_ids = _as_ids(gt_ids, f"{name}: ground truth"), _as_ids(pred_ids, name)
-        if gt_ids.shape[:2] != pred_ids.shape[:2]:
+        if gt_ids.shape != pred_ids.shape:
             raise DatasetError(
                 f"{name}: the prediction is {_size(pred_ids)} pixels and the ground truth "
                 f"{_size(gt_ids)}; both must have the size of the image"
             )
         gt_seg_ids, gt_cats = self._table(gt_segments, f"{name}: ground truth")
         pred_seg_ids, pred_cats = self._table(pred_segments, f"{name}: prediction")
-
-        if self.boundaries or gt_ids.shape != pred_ids.shape:  # colors do where runs are counted
-            gt_ids, pred_ids = _from_colors(gt_ids), _from_colors(pred_ids)
-        flags = boundary_flags(gt_ids[..., 0], pred_ids[..., 0]) if self.boundaries else None
-        joint = count_pairs(gt_ids, pred_ids, gt_seg_ids, pred_seg_ids, flags)
-        pixels = joint.sum(axis=0)
-        if pixels[:, -1].any() or not pixels[:, :-2].any(axis=0).all():
+        flags = boundary_flags(gt_ids, pred_ids) if self.boundaries else None
+        rows, columns, pixels = count_pairs(gt_ids, pred_ids, gt_seg_ids, pred_seg_ids, flags)
+        found = np.bincount(columns, minlength=len(pred_seg_ids) + 2)
+        if found[-1] or not found[:-2].all():
             raise _segments_mismatch(pred_ids, pred_seg_ids, name)
-        joint, pixels = joint[:, :, :-1], pixels[:, :-1]
-        crowd = np.array([bool(s.get("iscrowd", 0)) for s in gt_segments], dtype=bool)
-        match = Match(pixels, gt_cats, pred_cats, crowd)
-        segments = match.count(len(self.categories), match.iou)
-        self.segments.add(segments)
-        if self.boundaries:
-            iou = np.minimum(match.iou, boundary_iou(joint))
-            self.boundary.add(match.count(len(self.categories), iou).sum())
-
         void = len(self.categories)
-        rows = np.concatenate([np.where(crowd, void, gt_cats), [void, void]])
-        columns = np.append(pred_cats, void)
-        near = joint[1::2].sum(axis=0)  # the flags that have the bit NEAR
-        np.add.at(self.confusion[0], np.ix_(rows, columns), pixels - near)
-        np.add.at(self.confusion[1], np.ix_(rows, columns), near)
-        image = ImageCounts.of(name, segments.sum(), pixels, rows, columns)
-        self.images.append(image)
-        return image
+        crowd = [bool(s.get("iscrowd", 0)) for s in gt_segments]
+        return Overlaps(
+            np.append(gt_cats, [void, void]),
+            np.array([*crowd, False, False]),
+            np.append(pred_cats, void),
+            rows,
+            columns,
+            pixels,
+        )
 
     def merge(self, other: PanopticQuality) -> None:
         """Add the images of another accumulator.
@@ -175,49 +198,52 @@ class PanopticQuality:
     def _table(self, segments: Sequence[Segment], where: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids (N,) and category indices (N,) of a list of segments."""
         try:
-            pairs = [(s["id"], s["category_id"]) for s in segments]
-        except (TypeError, KeyError):
-            wrong = next(s for s in segments if not _is_segment(s))
-            raise DatasetError(
-                f"{where}: a segment needs 'id' and 'category_id'; found {wrong}"
-            ) from None
-        ids = np.array([segment_id for segment_id, _ in pairs], dtype=np.int64)
-        if len(set(ids.tolist())) != len(ids) or (ids <= VOID).any():
+            categories = {s["id"]: self._index[s["category_id"]] for s in segments}
+            ids = np.fromiter(categories, np.int64, len(categories))
+        except (TypeError, KeyError, ValueError):
+            raise self._fault(segments, where) from None
+        if len(ids) < len(segments) or ids.min(initial=1) <= VOID:
             raise DatasetError(
                 f"{where}: segment ids must be positive and differ from each other; "
-                f"found {sorted(ids.tolist())}"
+                f"found {sorted(int(s['id']) for s in segments)}"
             )
-        for segment_id, category_id in pairs:
-            if category_id not in self._index:
-                raise DatasetError(
-                    f"{where}: segment {segment_id} has category_id {category_id}, which the "
-                    "ground truth's categories do not declare"
-                )
-        return ids, np.array([self._index[c] for _, c in pairs], dtype=np.int64)
+        return ids, np.fromiter(categories.values(), np.int64, len(ids))
+
+    def _fault(self, segments: Sequence[Segment], where: str) -> DatasetError:
+        """What is wrong with segments of which one is no segment, or of no category there is."""
+        wrong = next((s for s in segments if not _is_segment(s)), None)
+        if wrong is not None:
+            return DatasetError(
+                f"{where}: a segment needs integers 'id' and 'category_id'; found {wrong}"
+            )
+        wrong = next(s for s in segments if s["category_id"] not in self._index)
+        return DatasetError(
+            f"{where}: segment {wrong['id']} has category_id {wrong['category_id']}, which the "
+            "ground truth's categories do not declare"
+        )
 
 
 def _is_segment(segment: Any) -> bool:
-    return isinstance(segment, Mapping) and {"id", "category_id"} <= segment.keys()
+    return isinstance(segment, Mapping) and all(
+        isinstance(segment.get(key), (int, np.integer)) for key in ("id", "category_id")
+    )
 
 
 def _as_ids(ids: np.ndarray, where: str) -> np.ndarray:
-    """Ids (H, W, 1), or colors (H, W, 3) as they are."""
+    """Ids (H, W), from colors where they are some."""
     ids = np.ascontiguousarray(ids)
-    colors = ids.ndim == 3 and ids.shape[2] == 3 and ids.dtype == np.uint8
-    if ids.size == 0 or (not colors and (ids.ndim != 2 or ids.dtype.kind not in "iu")):
+    if ids.ndim == 3 and ids.shape[2] == 3 and ids.dtype == np.uint8:
+        ids = rgb_to_id(ids)
+    if ids.size == 0 or ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise DatasetError(
             f"{where}: a panoptic map must be (H, W) integers, or (H, W, 3) uint8 "
             f"colors; got {ids.shape} {ids.dtype}"
         )
-    return ids if colors else ids[..., None]
-
-
-def _from_colors(ids: np.ndarray) -> np.ndarray:
-    return ids if ids.shape[2] == 1 else rgb_to_id(ids)[..., None]
+    return ids
 
 
 def _segments_mismatch(pred_ids: np.ndarray, seg_ids: np.ndarray, name: str) -> DatasetError:
-    in_map = set(np.unique(_from_colors(pred_ids)).tolist()) - {VOID}
+    in_map = set(np.unique(pred_ids).tolist()) - {VOID}
     in_segments = set(seg_ids.tolist())
     return DatasetError(
         f"{name}: the predicted map and its segments_info must have the same segment ids; only in "

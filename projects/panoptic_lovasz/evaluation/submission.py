@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..data.classes import PanopticClasses
 from ..data.coco_panoptic import read_coco_panoptic_json
 from ..data.fields import check_file_name, read_json
-from ..data.id_map import read_id_colors
+from ..data.id_map import read_panoptic_png
 from ..data.paths import Folder
 from ..errors import DatasetError
 from ..files import write_atomically
@@ -110,14 +110,16 @@ def _evaluate_chunk(
     categories: Sequence[dict[str, Any]], boundaries: bool, chunk: Sequence[_Pair]
 ) -> PanopticQuality:
     quality = PanopticQuality(categories, boundaries)
-    for pair in chunk:
-        quality.add(
-            read_id_colors(pair.gt_png, pair.size),
+    quality.add_batch(
+        (
+            pair.png,
+            read_panoptic_png(pair.gt_png, pair.size),
             pair.gt_segments,
-            read_id_colors(pair.png, pair.size),
+            read_panoptic_png(pair.png, pair.size),
             pair.segments,
-            name=pair.png,
         )
+        for pair in chunk
+    )
     return quality
 
 
