@@ -66,7 +66,7 @@ class ImageCounts(NamedTuple):
             truth, predicted, intersection: (N, C) pixels in the maps and in both.
         """
         values = np.stack([*segments, intersection, truth + predicted - intersection], axis=-1)
-        present = values[..., 1:].any(axis=-1)
+        present = np.asarray(values[..., 1:].any(axis=-1))
         return [
             cls(name, np.flatnonzero(p), v[p], t[p] > 0)
             for name, p, v, t in zip(names, present, values, truth, strict=True)
