@@ -6,6 +6,7 @@ import torch
 from panoptic_lovasz.losses import (
     cross_entropy_lovasz,
     cross_entropy_region,
+    lovasz_hinge,
     lovasz_sigmoid,
     lovasz_softmax,
     operator,
@@ -54,11 +55,11 @@ def test_the_compiler_for_the_cpu_gives_the_same():
         torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("function", [lovasz_softmax, lovasz_sigmoid])
-def test_the_losses_made_of_it_are_compiled_whole_too(function):
+@pytest.mark.parametrize("function", [lovasz_softmax, lovasz_sigmoid, lovasz_hinge])
+def test_the_other_losses_are_compiled_whole_too(function):
     torch._dynamo.reset()
     logits, target = make(scale_factor=1)
-    if function is lovasz_sigmoid:
+    if function is not lovasz_softmax:
         logits, target = logits[:, 0], target % 2
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     for found, value in zip(

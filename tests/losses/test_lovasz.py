@@ -112,6 +112,35 @@ def test_the_fused_loss_takes_points_and_does_not_upsample_them(ignore_index):
     assert relative(gradient.double(), expected[0].t().double()) < GRADIENT
 
 
+@METHODS
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_clouds_of_points_are_averaged_over_if_their_offsets_are_given(method, classes):
+    sizes = [700, 1, 1300]
+    points = torch.randn(2001, 4, requires_grad=True)
+    target = torch.randint(0, 4, (2001,))
+    target[:500] = 255
+    options = {"method": method, "classes": classes}
+    value, gradient = value_and_gradient(
+        lovasz_softmax, points, target, per_image=True, offsets=[700, 701, 2001], **options
+    )
+    alone = [
+        value_and_gradient(lovasz_softmax, cloud.requires_grad_(), labels, **options)
+        for cloud, labels in zip(points.detach().split(sizes), target.split(sizes), strict=True)
+    ]
+    assert value == pytest.approx(sum(value for value, _ in alone) / 3, abs=1e-6)
+    assert relative(gradient, torch.cat([gradient for _, gradient in alone]) / 3) < 1e-5
+    together = lovasz_softmax(points, target, offsets=[700, 701, 2001], **options)
+    assert together == lovasz_softmax(points, target, **options)
+
+
+@pytest.mark.parametrize("offsets", [[3, 2, 7], [3], [], [3, 9]])
+def test_offsets_that_do_not_divide_the_points_are_an_error(offsets):
+    with pytest.raises(ValueError, match=r"increase up to 7, the number of points, not \["):
+        lovasz_softmax(
+            torch.zeros(7, 3), torch.zeros(7, dtype=torch.long), per_image=True, offsets=offsets
+        )
+
+
 @pytest.mark.parametrize("function", [lovasz_softmax, fused.cross_entropy_lovasz])
 def test_points_without_a_label_each_are_an_error(function):
     with pytest.raises(ValueError, match=r"\(7,\).*\(7, 3\).*not \(6,\)"):

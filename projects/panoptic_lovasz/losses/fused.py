@@ -6,10 +6,13 @@ method, in value and gradient; nothing of the size of the upsampled logits is ev
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from . import operator
 from .counters import MAX_PIXELS
@@ -17,14 +20,19 @@ from .kernels import choose
 from .labels import as_class_weights, as_labels
 from .options import LossOptions
 
-__all__ = ["cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
+__all__ = ["as_images", "cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
 
 # Points are laid out as the pixels of an image with rows of so many.
 POINTS_PER_ROW = 1024
 
 
 def cross_entropy_lovasz(
-    logits: Tensor, target: Tensor, *, lovasz_weight: float = 1.0, **options: Any
+    logits: Tensor,
+    target: Tensor,
+    *,
+    lovasz_weight: float = 1.0,
+    offsets: Sequence[int] | None = None,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and Lovász-Softmax loss of logits that are upsampled on the fly.
 
@@ -33,7 +41,7 @@ def cross_entropy_lovasz(
     describes: at most 1 / K below the definition.
 
     Args:
-        logits, target: see :func:`cross_entropy_region`.
+        logits, target, offsets: see :func:`cross_entropy_region`.
         lovasz_weight: factor of the Lovász loss; with 0 the loss is not computed.
         **options: the other attributes of :class:`.options.LossOptions`, by name.
 
@@ -41,10 +49,12 @@ def cross_entropy_lovasz(
         Cross-entropy and Lovász loss, 0-dim float32, each multiplied by its weight.
     """
     chosen = LossOptions(region="lovasz", region_weight=lovasz_weight, **options)
-    return fused_loss(logits, target, chosen)
+    return fused_loss(logits, target, chosen, offsets)
 
 
-def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+def cross_entropy_region(
+    logits: Tensor, target: Tensor, *, offsets: Sequence[int] | None = None, **options: Any
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy and a region loss of logits that are upsampled on the fly.
 
     The softmax, the errors and the gradient are computed in float32 and all sums over pixels in
@@ -56,6 +66,8 @@ def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tupl
         logits: (B, C, h, w), any floating dtype; or (N, C), one row a point, not upsampled.
         target: (B, h s, w s), or (N,) for points; any integer dtype: the class of each pixel, in
             [0, C), or ``ignore_index``.
+        offsets: row after the last one of each cloud, in increasing order, if points are of
+            several; with ``per_image`` each cloud is then an image.
         **options: attributes of :class:`.options.LossOptions`, by name.
 
     Returns:
@@ -68,15 +80,18 @@ def cross_entropy_region(logits: Tensor, target: Tensor, **options: Any) -> tupl
         TypeError: logits that are not floating, a target that is not of an integer type, or an
             option that there is not.
     """
-    return fused_loss(logits, target, LossOptions(**options))
+    return fused_loss(logits, target, LossOptions(**options), offsets)
 
 
-def fused_loss(logits: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+def fused_loss(
+    logits: Tensor, target: Tensor, options: LossOptions, offsets: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """:func:`cross_entropy_region` with its options as one value."""
     options.check()
     target = as_labels(target, options.ignore_index)
     if logits.dim() == 2:
-        logits, target = _as_image(logits, target, options.ignore_index)
+        clouds = offsets if options.per_image else None
+        logits, target = as_images(logits, target, options.ignore_index, clouds)
         options = options._replace(scale_factor=1)
     _check_shapes(logits, target, options.scale_factor)
     num_images, num_classes = logits.shape[:2]
@@ -90,18 +105,41 @@ def fused_loss(logits: Tensor, target: Tensor, options: LossOptions) -> tuple[Te
     return operator.cross_entropy_region(logits.contiguous(), target.contiguous(), options)
 
 
-def _as_image(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Points (N, C) and labels (N,) as an image (1, C, h, w); ignored pixels fill its last row."""
+def as_images(
+    logits: Tensor, target: Tensor, ignore_index: int, offsets: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Points (N, C) and labels (N,) as images (B, C, h, w), one for each cloud.
+
+    Ignored pixels fill the smaller clouds, and the last row.
+
+    Args:
+        offsets: row after the last one of each cloud; None for a single one.
+    """
     num_points, num_classes = logits.shape
     if tuple(target.shape) != (num_points,):
         raise ValueError(
             f"target must be of shape {(num_points,)}, one label for each row of the logits "
             f"{tuple(logits.shape)}, not {tuple(target.shape)}"
         )
-    missing = -num_points % POINTS_PER_ROW
-    logits = F.pad(logits.t(), (0, missing))
-    target = F.pad(target.long(), (0, missing), value=ignore_index)
-    return logits.view(1, num_classes, -1, POINTS_PER_ROW), target.view(1, -1, POINTS_PER_ROW)
+    logits, target = logits[None], target.long()[None]
+    if offsets is not None:
+        ends = [0, *map(int, offsets)]
+        if ends != sorted(ends) or ends[-1] != num_points:
+            raise ValueError(
+                f"offsets must increase up to {num_points}, the number of points, not {ends[1:]}"
+            )
+        sizes = [end - start for start, end in itertools.pairwise(ends)]
+        logits, target = (
+            pad_sequence(x[0].split(sizes), batch_first=True, padding_value=value)
+            for x, value in ((logits, 0), (target, ignore_index))
+        )
+    missing = -logits.shape[1] % POINTS_PER_ROW
+    logits = F.pad(logits.movedim(2, 1), (0, missing))
+    target = F.pad(target, (0, missing), value=ignore_index)
+    return (
+        logits.view(len(logits), num_classes, -1, POINTS_PER_ROW),
+        target.view(len(target), -1, POINTS_PER_ROW),
+    )
 
 
 def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:

@@ -13,12 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .fused import fused_loss
+from .fused import as_images, fused_loss
 from .labels import (
     as_class_weights,
     as_labels,
     check_labels,
-    check_labels_later,
     class_shares,
     label_range,
     present_classes,
@@ -43,6 +42,7 @@ def lovasz_softmax(
     num_bins: int = 1024,
     class_weights: Tensor | Sequence[float] | None = None,
     process_group: dist.ProcessGroup | None = None,
+    offsets: Sequence[int] | None = None,
 ) -> Tensor:
     """Lovász-Softmax loss (section 3.2, equations 11 and 12): a surrogate of 1 - mean IoU.
 
@@ -58,6 +58,7 @@ def lovasz_softmax(
         num_bins: number of bins per class, for the binned method.
         process_group: as in :class:`.options.LossOptions`; the binned method only, since
             counters can be added up over processes and sorted lists cannot.
+        offsets: see :func:`.fused.cross_entropy_region`.
 
     The other arguments, the errors raised and the behavior for a batch without labels, for NaN,
     for half precision and under autocast are those of :func:`.fused.cross_entropy_region`.
@@ -70,6 +71,8 @@ def lovasz_softmax(
     if method == "exact":
         if process_group is not None:
             raise ValueError('process_group needs method="binned"')
+        if logits.dim() == 2:
+            logits, target = as_images(logits, target, ignore_index, offsets if per_image else None)
         return _exact(logits, target, ignore_index, classes, per_image, class_weights)
     if method != "binned":
         raise ValueError(f'method must be "binned" or "exact", not {method!r}')
@@ -86,10 +89,9 @@ def lovasz_softmax(
         class_weights=as_class_weights(class_weights, logits.shape[1], logits.device),
         process_group=process_group,
     )
-    return fused_loss(logits, target, options)[1]
+    return fused_loss(logits, target, options, offsets)[1]
 
 
-@torch.compiler.disable
 def lovasz_hinge(
     logits: Tensor, target: Tensor, *, ignore_index: int = 255, per_image: bool = True
 ) -> Tensor:
@@ -122,23 +124,16 @@ def lovasz_hinge(
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
     target = as_labels(target, ignore_index)
-    extremes = label_range(target, ignore_index)
-    later = logits.is_cuda and logits.requires_grad
-    if not later:
-        check_labels(extremes, 2, ignore_index)
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.flatten(1), target.flatten(1)
         if not per_image:
             logits, target = logits.reshape(1, -1), target.reshape(1, -1)
-        valid = (target != ignore_index) & (target >= 0) & (target < 2)
+        valid = _valid(target, 2, ignore_index)
         foreground = valid & (target == 1)
         logits = _at_least_float32(logits.masked_fill(~valid, 0))
         errors = torch.where(foreground, 1 - logits, 1 + logits).relu()
         losses = _sorted_loss(errors, foreground, valid)
-        loss = (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
-    if later:
-        loss.register_hook(lambda _: check_labels_later(extremes, 2, ignore_index))
-    return loss
+        return (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
 
 
 def lovasz_sigmoid(
@@ -223,17 +218,14 @@ def _exact(
     class_weights: Tensor | Sequence[float] | None,
 ) -> Tensor:
     """Lovász-Softmax by sorting the errors of all classes that take part, at once."""
-    if logits.dim() == 2:  # points: an image of one row
-        logits, target = logits.t()[None], target[None]
     num_images, num_classes = logits.shape[:2]
     num_groups = num_images if per_image else 1
-    check_labels(label_range(target, ignore_index), num_classes, ignore_index)
     target = target.flatten(1)
+    valid = _valid(target, num_classes, ignore_index)
     present = present_classes(target, num_classes, ignore_index, num_groups)
     class_weights = as_class_weights(class_weights, num_classes, logits.device)
     shares = class_shares(present, classes, class_weights) / present.any(1).sum().clamp(min=1)
     taking_part = (shares > 0).any(0).nonzero().flatten()
-    valid = (target != ignore_index) & (target >= 0) & (target < num_classes)
     with torch.autocast(logits.device.type, enabled=False):
         # Zeros for pixels that do not count: not even a NaN there reaches the others.
         logits = _at_least_float32(logits.flatten(2).masked_fill(~valid[:, None], 0))
@@ -245,6 +237,22 @@ def _exact(
             valid = valid.reshape(1, -1)
         losses = _sorted_loss(errors, foreground & valid[:, None], valid[:, None])
         return (losses * shares[:, taking_part]).sum().float()
+
+
+@torch.library.custom_op("panoptic_lovasz::valid_labels", mutates_args=())
+def _valid(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Which labels count, bool; an operator, since its check looks at values.
+
+    Raises:
+        LabelError: a label outside [0, C) that is not ``ignore_index``.
+    """
+    check_labels(label_range(target, ignore_index), num_classes, ignore_index)
+    return (target != ignore_index) & (target >= 0) & (target < num_classes)
+
+
+@_valid.register_fake
+def _(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    return torch.empty_like(target, dtype=torch.bool)
 
 
 def _sorted_loss(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
