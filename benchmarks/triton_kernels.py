@@ -2,10 +2,13 @@
 
     python -m benchmarks.triton_kernels
 
-Registers, bytes of stack (what is spilled), warps per multiprocessor that fit by registers and
-shared memory, and machine instructions of the loop over classes per pixel and class (all of the
-loop as compiled, both sides of its branches), for the A100 (sm_80) and the H100 (sm_90).
-Written to --output as CSV. Needs Triton, which brings NVIDIA's assembler along, and a C compiler.
+For the A100 (sm_80) and the H100 (sm_90): registers, bytes of stack (what is spilled), warps per
+multiprocessor that fit by registers and shared memory, and machine instructions per pixel and
+class: those on the shortest and on the longest way through the loops over classes. The shortest
+way is that of a class that is no pixel's label in a block of cells, as most are in most blocks.
+This is static analysis of the machine code: it says nothing of memory, of atomic additions and of
+the time that a GPU takes. Written to --output as CSV. Needs Triton, which brings NVIDIA's assembler
+along, and a C compiler.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import argparse
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import triton
@@ -28,15 +33,34 @@ from panoptic_lovasz.losses.options import LossOptions
 from . import common
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16"}
-TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8", torch.bool: "i1"}
+TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.bool: "i1"}
+TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.int16: "i16", torch.int8: "i8"}
+TYPES |= {torch.uint8: "u8", torch.float16: "fp16"}
 ARCHITECTURES = {80: 164 * 1024, 90: 228 * 1024}  # shared memory of a multiprocessor, bytes
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor, in both
-# B, C, h, w; scale factor; types of logits and labels
+
+
+class Workload(NamedTuple):
+    """What the kernels are called with; batch size, height and width do not matter to them."""
+
+    num_classes: int
+    scale_factor: int
+    dtype: torch.dtype = torch.float32
+    target_dtype: torch.dtype = torch.int64
+    options: dict = {}
+
+
 WORKLOADS = {
-    "coco": ((2, 54, 200, 304), 4, torch.float32, torch.int64),
-    "points": ((1, 20, 118, 1024), 1, torch.bfloat16, torch.int32),
-    "many classes": ((1, 1024, 8, 8), 8, torch.float64, torch.uint8),
+    "coco": Workload(54, 4),
+    "ade": Workload(150, 4),
+    "cityscapes": Workload(19, 4),
+    "camvid": Workload(9, 4),
+    "points": Workload(20, 1, torch.bfloat16, torch.int32, {"classes": "all"}),
+    "factor 8, class weights": Workload(19, 8, torch.float16, torch.uint8, {"weighted": True}),
+    "1024 classes, lists, images": Workload(
+        1024, 2, torch.float64, torch.int64, {"classes": [1, 5], "per_image": True}
+    ),
+    "dice": Workload(2, 3, options={"region": "dice", "num_bins": 3000}),
 }
 
 
@@ -45,46 +69,42 @@ def main() -> None:
     parser.add_argument(
         "--workloads", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, help="(all)"
     )
+    parser.add_argument("--sm", nargs="*", type=int, default=list(ARCHITECTURES), help="(all)")
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
     args = parser.parse_args()
     rows = [
         row
-        for architecture in ARCHITECTURES
         for name in args.workloads
-        for row in measure(name, *WORKLOADS[name], architecture)
+        for architecture in args.sm
+        for row in measure(name, WORKLOADS[name], architecture)
     ]
     common.print_table(rows)
     common.write_table(rows, args.output / "triton_kernels.csv")
 
 
-def measure(
-    name: str,
-    shape: tuple[int, int, int, int],
-    scale_factor: int,
-    dtype: torch.dtype,
-    target_dtype: torch.dtype,
-    architecture: int,
-) -> list[dict]:
+def measure(name: str, workload: Workload, architecture: int) -> list[dict]:
     """Rows of the table: the kernels of a forward and backward pass, compiled but not run."""
     rows = []
 
     def compile_instead(kernel, *args, grid, warmup, **kwargs):
         binary = compile_for(kernel, args, kwargs, architecture)
-        # Every kernel has a thread for each cell, so that a thread has the pixels of one.
-        description = describe(binary, kwargs["SCALE"] ** 2, architecture)
-        rows.append({"sm": architecture, "workload": name, "kernel": kernel.__name__} | description)
+        row = {"workload": name, "sm": architecture, "kernel": kernel.__name__}
+        pixels = kwargs.get("ROWS", 0) * kwargs.get("COLUMNS", 0)
+        rows.append(row | describe(binary, architecture, pixels / (1 if factor == 1 else 4)))
 
-    batch, num_classes, height, width = shape
-    logits = torch.zeros(shape, dtype=dtype)
-    target = torch.zeros(batch, height * scale_factor, width * scale_factor, dtype=target_dtype)
-    active = torch.ones(batch, num_classes, dtype=torch.bool)
-    class_weights = None if scale_factor == 4 else torch.ones(num_classes)
-    options = LossOptions(scale_factor=scale_factor, class_weights=class_weights)
+    num_classes, factor, dtype, target_dtype, options = workload
+    logits = torch.zeros(2, num_classes, 8, 8, dtype=dtype)
+    target = torch.zeros(2, 8 * factor, 8 * factor, dtype=target_dtype)
+    weighted = {**options}.pop("weighted", False)
+    chosen = LossOptions(
+        scale_factor=factor,
+        class_weights=torch.ones(num_classes) if weighted else None,
+        **{name: value for name, value in options.items() if name != "weighted"},
+    )
     run, JITFunction.run = JITFunction.run, compile_instead
     try:
-        counters, _, saved = triton_impl.count(logits, target, active, options)
-        factors = torch.ones(2)
-        triton_impl.weigh(logits, target, saved, active, counters.float(), *factors, options)
+        ce, region, _, saved = triton_impl.forward(logits, target, chosen)
+        triton_impl.backward(ce, region, logits, target, saved, chosen)
     finally:
         JITFunction.run = run
     return rows
@@ -105,13 +125,13 @@ def compile_for(kernel: JITFunction, args: tuple, kwargs: dict, architecture: in
             signature[parameter.name] = "constexpr"
             constexprs[(parameter.num,)] = value
         else:
-            signature[parameter.name] = "i32"
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
     source = ASTSource(kernel, signature, constexprs)
     return compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
-def describe(binary, pixels_per_thread: int, architecture: int) -> dict:
-    """Resources of a compiled kernel, and instructions of its longest loop."""
+def describe(binary, architecture: int, pixels_per_load: float) -> dict:
+    """Resources of a compiled kernel, and instructions of its loops over classes."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
@@ -123,11 +143,13 @@ def describe(binary, pixels_per_thread: int, architecture: int) -> dict:
     per_block = max(1, -(-registers // 8) * 8 * 32 * num_warps)
     blocks = min(REGISTERS // per_block, WARPS // num_warps)
     blocks = min(blocks, ARCHITECTURES[architecture] // (shared + 1024))
+    least, most = instructions(assembly, pixels_per_load)
     return {
         "registers": registers,
         "stack, bytes": stack,
         "warps per SM": blocks * num_warps,
-        "instructions per pixel and class": longest_loop(assembly) / pixels_per_thread,
+        "instructions, least": least,
+        "instructions, most": most,
     }
 
 
@@ -136,15 +158,68 @@ def _cuobjdump(option: str, file: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def longest_loop(assembly: str) -> int:
-    """Number of instructions between the furthest backward branch and where it leads."""
-    addresses, loops = [], [0]
-    for address, instruction in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly):
-        addresses.append(int(address, 16))
-        branch = re.search(r"\bBRA.*?0x([0-9a-f]+)", instruction)
-        if branch and int(branch[1], 16) < addresses[-1]:  # a branch to itself ends every kernel
-            loops.append(sum(a >= int(branch[1], 16) for a in addresses))
-    return max(loops)
+def instructions(assembly: str, pixels_per_load: float) -> tuple[float | None, float | None]:
+    """Fewest and most instructions per pixel and class on a way through all outermost loops.
+
+    A round of every loop, inner ones included. A loop with exponentials has one for each pixel and
+    class; in one without, logits are all that is loaded. ``None`` where no loop is about pixels.
+    """
+    code = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly)
+    index = {int(address, 16): i for i, (address, _) in enumerate(code)}
+    lines = [line for _, line in code]
+    targets = [_target(line, index) for line in lines]
+    if not pixels_per_load or not any("MUFU.EX2" in line for line in lines):
+        return None, None
+    fewest, most = 0.0, 0.0
+    for start, end in _outermost_loops(targets):
+        ways = _ways(lines, targets, start, end)
+        loads = sum("LDG" in line for line in lines[start : end + 1])
+        exponentials = max(ways)  # on the ways that leave out none
+        pixels = exponentials or loads * pixels_per_load
+        if pixels:
+            fewest += ways[exponentials][0] / pixels
+            most += ways[exponentials][1] / pixels
+    return fewest, most
+
+
+def _target(line: str, index: dict[int, int]) -> int | None:
+    branch = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", line)
+    return index.get(int(branch[1], 16)) if branch else None
+
+
+def _outermost_loops(targets: list[int | None]) -> Iterator[tuple[int, int]]:
+    """First and last instruction of each loop that is in no other; a jump to itself is none."""
+    loops = sorted((t, -i) for i, t in enumerate(targets) if t is not None and t < i)
+    covered = -1
+    for start, minus_end in loops:
+        if start > covered:
+            covered = -minus_end
+            yield start, covered
+
+
+def _ways(
+    lines: list[str], targets: list[int | None], start: int, end: int
+) -> dict[int, tuple[int, int]]:
+    """Ways through a loop: by number of exponentials the least and the greatest length."""
+    ways: list[dict[int, tuple[int, int]]] = [{} for _ in range(end + 2)]
+    ways[start] = {0: (0, 0)}
+
+    def lead(to: int, arriving: dict[int, tuple[int, int]]) -> None:
+        for count, (least, most) in arriving.items():
+            known = ways[to].get(count, (least, most))
+            ways[to][count] = (min(known[0], least), max(known[1], most))
+
+    for i in range(start, end + 1):
+        more = "MUFU.EX2" in lines[i]
+        after = {n + more: (least + 1, most + 1) for n, (least, most) in ways[i].items()}
+        target = targets[i]
+        if target is not None and i < target <= end:
+            lead(target, after)
+        conditional = lines[i].startswith("@")
+        jumps = re.search(r"\b(BRA|EXIT|RET)\b", lines[i])
+        if not jumps or conditional or i == end or (target is not None and target <= i):
+            lead(i + 1, after)
+    return ways[end + 1]
 
 
 if __name__ == "__main__":

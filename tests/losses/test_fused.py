@@ -303,7 +303,7 @@ def test_values_are_the_same_without_gradients():
 def test_auto_falls_back_to_plain_pytorch_where_there_are_no_compiled_kernels(monkeypatch):
     monkeypatch.setattr(kernels, "compiled_kernels", lambda *_: None)
     for device in ("cpu", "meta"):
-        assert kernels.load(kernels.choose("auto", torch.device(device))) is torch_impl
+        assert kernels.choose("auto", torch.device(device)) == "torch"
     monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.kernels.numba_impl", None)
     with pytest.raises(ImportError, match="numba_impl"):
         cross_entropy_lovasz(*make(), impl="numba")
@@ -323,6 +323,7 @@ def test_compiled_kernels_are_not_used_where_they_give_something_else(spoiled):
         return torch_impl.weigh(*arguments) * 1.05
 
     wrong = {"count": torch_impl.count, "weigh": torch_impl.weigh}
+    wrong["saved_shape"] = torch_impl.saved_shape
     wrong[spoiled] = {"count": count, "weigh": weigh}[spoiled]
     assert not kernels.agree(SimpleNamespace(**wrong), cpu)
 
@@ -434,3 +435,16 @@ def test_more_pixels_than_a_counter_holds_are_an_error(monkeypatch):
     with pytest.raises(ValueError, match="pixels"):
         cross_entropy_lovasz(logits, target)
     cross_entropy_lovasz(logits, target, per_image=True)
+
+
+def test_a_device_without_float64_has_the_loss_computed_on_the_cpu(monkeypatch, caplog):
+    logits = torch.randn(1, 3, 2, 3, requires_grad=True)
+    target = torch.randint(3, (1, 8, 12))
+    expected = torch.autograd.grad(sum(cross_entropy_lovasz(logits, target)), logits)
+    monkeypatch.setattr(fused, "WITHOUT_FLOAT64", ("cpu",))
+    fused._tell_of_the_cpu.cache_clear()
+    for _ in range(2):
+        found = torch.autograd.grad(sum(cross_entropy_lovasz(logits, target)), logits)
+        assert torch.equal(found[0], expected[0])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # once
+    assert "no float64" in caplog.text and "on the CPU" in caplog.text

@@ -6,7 +6,9 @@ method, in value and gradient; nothing of the size of the upsampled logits is ev
 
 from __future__ import annotations
 
+import functools
 import itertools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,10 @@ from .options import LossOptions
 
 __all__ = ["as_images", "cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
 
+logger = logging.getLogger(__name__)
+
+# Types of devices that lack a type of number that the sums over pixels need.
+WITHOUT_FLOAT64 = ("mps",)
 # Points are laid out as the pixels of an image with rows of so many.
 POINTS_PER_ROW = 1024
 
@@ -94,6 +100,10 @@ def fused_loss(
         logits, target = as_images(logits, target, options.ignore_index, clouds)
         options = options._replace(scale_factor=1)
     _check_shapes(logits, target, options.scale_factor)
+    device = logits.device
+    if device.type in WITHOUT_FLOAT64:
+        _tell_of_the_cpu(device.type)
+        logits, target = logits.cpu(), target.cpu()
     num_images, num_classes = logits.shape[:2]
     if target.numel() > MAX_PIXELS * (num_images if options.per_image else 1):
         raise ValueError(f"more than {MAX_PIXELS} pixels in one group; use per_image=True")
@@ -102,7 +112,17 @@ def fused_loss(
         class_weights=as_class_weights(options.class_weights, num_classes, logits.device),
         impl=choose(options.impl, logits.device) if target.numel() else "torch",
     )
-    return operator.cross_entropy_region(logits.contiguous(), target.contiguous(), options)
+    ce, region = operator.cross_entropy_region(logits.contiguous(), target.contiguous(), options)
+    return ce.to(device), region.to(device)
+
+
+@functools.cache
+def _tell_of_the_cpu(device_type: str) -> None:
+    logger.warning(
+        f"{device_type!r} devices have no float64, so the fused loss is computed on the CPU: the "
+        "same results, for the time of two copies and of the CPU. Nothing needs to be done; on "
+        "CUDA and on the CPU the loss stays where the logits are."
+    )
 
 
 def as_images(

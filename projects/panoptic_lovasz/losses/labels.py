@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "check_type",
     "class_shares",
     "label_range",
+    "listed_classes",
     "present_classes",
 ]
 
@@ -158,11 +160,8 @@ def class_shares(
             )
         shares = present.double()
     else:
-        shares = present.new_zeros(present.shape, dtype=torch.float64)
-        chosen = list(classes)
-        if not chosen or not all(0 <= index < num_classes for index in chosen):
-            raise ValueError(f"classes must list classes from 0 to {num_classes - 1}, not {chosen}")
-        shares[:, chosen] = 1
+        chosen = listed_classes(tuple(classes), num_classes, present.device)
+        shares = chosen.double().repeat(len(present), 1)
     if classes == "all":
         shares.fill_(1)
     shares *= present.any(1, keepdim=True)
@@ -170,6 +169,31 @@ def class_shares(
         shares *= class_weights
     total = shares.sum(1, keepdim=True)
     return shares / total.masked_fill(total == 0, 1)
+
+
+def listed_classes(classes: tuple[int, ...], num_classes: int, device: torch.device) -> Tensor:
+    """Whether each class is one of ``classes``; (C,) bool, to be read only.
+
+    Raises:
+        ValueError: no class, or one outside [0, C).
+    """
+    chosen = [int(c) for c in classes]
+    if not chosen or not all(0 <= index < num_classes for index in chosen):
+        raise ValueError(f"classes must list classes from 0 to {num_classes - 1}, not {chosen}")
+    return _constant(tuple(c in chosen for c in range(num_classes)), torch.bool, device)
+
+
+def _constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor to be read only; on a GPU copied there once, and not in every step."""
+    if device.type == "cpu" or torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _cached_constant(values, dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # of which a later training step could keep nothing
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def as_class_weights(
@@ -182,7 +206,10 @@ def as_class_weights(
     """
     if class_weights is None:
         return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device).detach()
+    if isinstance(class_weights, Tensor):
+        weights = class_weights.detach().to(device, torch.float32)
+    else:
+        weights = _constant(tuple(map(float, class_weights)), torch.float32, device)
     if weights.shape != (num_classes,):
         raise ValueError(
             f"class_weights has shape {tuple(weights.shape)}, expected one weight for each of "
