@@ -29,6 +29,7 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 	$(PY) -m pip install --quiet -r requirements-bench.txt
 	$(PY) -m benchmarks.loss --device cpu
 	$(PY) -m benchmarks.inference
+	$(PY) -m benchmarks.prediction
 	$(PY) -m benchmarks.evaluation
 	$(PY) -m benchmarks.evaluation_files
 	$(PY) -m benchmarks.data_loading
