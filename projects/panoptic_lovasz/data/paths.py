@@ -50,6 +50,20 @@ class Folder:
                 return path
         raise FileNotFoundError(os.path.join(self.root, name))
 
+    def find_png(self, name: str, json_file: str | os.PathLike) -> str:
+        """Return the path of the PNG that a panoptic JSON names.
+
+        Raises:
+            DatasetError: as :meth:`find`, or if there is no such file; names the JSON.
+        """
+        try:
+            return self.find(name)
+        except FileNotFoundError as error:
+            message = f"the PNG {error} does not exist"
+        except DatasetError as error:
+            message = str(error)
+        raise DatasetError(f"{os.fspath(json_file)}: {message}")
+
     def relative(self, name: str) -> str:
         """The name, which does not lead out of the folder, without the folder if it begins so."""
         path = os.path.abspath(os.path.join(self.root, name))

@@ -65,14 +65,6 @@ class PanopticGroundTruth:
             self.annotations = self._from_json({d["image_id"] for d in dicts})
         self._last: tuple[ImageId, np.ndarray] | None = None
 
-    @property
-    def categories(self) -> list[dict[str, Any]]:
-        """COCO ``categories`` (``id``, ``name``, ``isthing``): things, then stuff."""
-        return [
-            {"id": c, "name": self.classes.class_name(isthing, i), "isthing": int(isthing)}
-            for c, (isthing, i) in self.classes.from_dataset_id.items()
-        ]
-
     def annotation(self, image: dict[str, Any]) -> Annotation:
         """The annotation of a model's input dict, which has ``image_id``."""
         if image["image_id"] not in self.annotations:
@@ -127,7 +119,9 @@ class PanopticGroundTruth:
         sizes = {image["id"]: _size(image) for image in content["images"]}
         annotations = {
             a["image_id"]: Annotation(
-                _find(a["file_name"], pngs, json_file), a["segments_info"], sizes.get(a["image_id"])
+                pngs.find_png(a["file_name"], json_file),
+                a["segments_info"],
+                sizes.get(a["image_id"]),
             )
             for a in content["annotations"]
             if a["image_id"] in image_ids
@@ -144,12 +138,3 @@ class PanopticGroundTruth:
 def _size(record: dict[str, Any]) -> tuple[int, int] | None:
     """Width and height of an image's record; some of Detectron2's own have none."""
     return (record["width"], record["height"]) if {"width", "height"} <= record.keys() else None
-
-
-def _find(name: str, folder: Folder, json_file: str) -> str:
-    try:
-        return folder.find(name)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{json_file}: the PNG {error} does not exist") from None
-    except DatasetError as error:
-        raise DatasetError(f"{json_file}: {error}") from None

@@ -94,7 +94,7 @@ def derive_instances(gt: PanopticGroundTruth, progress: bool = True) -> dict[str
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
                 }
             )
-    categories = [c for c in gt.categories if c["isthing"]]
+    categories = [c for c in gt.classes.categories if c["isthing"]]
     return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
@@ -111,7 +111,7 @@ def _cached_instances(gt: PanopticGroundTruth, folder: Path) -> Path:
 
 
 def _fingerprint(gt: PanopticGroundTruth) -> str:
-    digest = hashlib.sha256(repr(gt.categories).encode())
+    digest = hashlib.sha256(repr(gt.classes.categories).encode())
     for image_id, annotation in gt.annotations.items():
         png = os.stat(annotation.png)
         content = (image_id, annotation.segments, png.st_size, png.st_mtime_ns)

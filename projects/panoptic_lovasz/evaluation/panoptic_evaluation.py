@@ -83,7 +83,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all images."""
-        self._quality = PanopticQuality(self._gt.categories)
+        self._quality = PanopticQuality(self._gt.classes.categories)
         self._saved: list[dict[str, Any]] = []
         if self._pictures is not None:
             self._pictures.reset()
@@ -130,7 +130,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
             parts = comm.gather(parts[0])
             if not comm.is_main_process():
                 return OrderedDict()
-        quality = PanopticQuality(self._gt.categories)
+        quality = PanopticQuality(self._gt.classes.categories)
         for part, _, _ in parts:
             quality.merge(part)
         if quality.num_images != len(self._gt.annotations):

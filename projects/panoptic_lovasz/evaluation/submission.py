@@ -131,12 +131,7 @@ def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[st
 
 def _find(annotation: dict[str, Any], folder: Folder, json_file: Path) -> str:
     name = check_file_name(annotation, f"{json_file}: image_id {annotation['image_id']!r}")
-    try:
-        return folder.find(name)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{json_file}: the PNG {error} does not exist") from None
-    except DatasetError as error:
-        raise DatasetError(f"{json_file}: {error}") from None
+    return folder.find_png(name, json_file)
 
 
 def _paired(
