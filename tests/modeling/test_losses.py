@@ -16,7 +16,7 @@ from panoptic_lovasz.losses import (
     cross_entropy_lovasz,
     cross_entropy_region,
     lovasz_softmax,
-    operator,
+    passes,
 )
 from panoptic_lovasz.modeling import losses as build_module
 
@@ -189,14 +189,14 @@ METHOD = pytest.mark.parametrize("method", ["binned", "exact"])
 
 @METHOD
 def test_cross_entropy_alone_does_not_compute_the_lovasz_term(monkeypatch, method):
-    monkeypatch.setattr(operator, "region_loss", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(passes, "region_loss", lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
     CrossEntropyLoss(method=method)(*make())
 
 
 @METHOD
 def test_before_its_first_iteration_the_lovasz_term_is_not_computed(monkeypatch, method):
-    monkeypatch.setattr(operator, "region_loss", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(passes, "region_loss", lambda *_: pytest.fail("computed"))
     monkeypatch.setattr(build_module, "lovasz_softmax", lambda *_, **__: pytest.fail("computed"))
     loss = CrossEntropyLovaszLoss(lovasz_start_iter=5, method=method)
     logits, target = make()
