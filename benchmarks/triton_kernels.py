@@ -179,7 +179,7 @@ def instructions(assembly: str, pixels_per_load: float) -> tuple[float | None, f
         if pixels:
             fewest += ways[exponentials][0] / pixels
             most += ways[exponentials][1] / pixels
-    return fewest, most
+    return (fewest, most) if fewest else (None, None)
 
 
 def _target(line: str, index: dict[int, int]) -> int | None:

@@ -26,22 +26,24 @@ def compile_kernels(folder, *arguments):
         return list(csv.DictReader(f))
 
 
-def check(rows):
+def check(rows, limit):
+    """Registers that there are, and as many instructions per pixel and class as can be."""
     for row in rows:
         assert 0 < int(row["registers"]) <= 255
         if row["instructions, least"]:
-            assert 4 < float(row["instructions, least"]) <= float(row["instructions, most"]) < 60
+            least, most = float(row["instructions, least"]), float(row["instructions, most"])
+            assert 4 < least <= most < limit
 
 
 def test_the_kernels_compile_for_an_h100(tmp_path):
     rows = compile_kernels(tmp_path, "--workloads", "coco", "--sm", "90")
     assert [row["kernel"] for row in rows] == KERNELS
     assert all(int(row["stack, bytes"]) <= 128 for row in rows)  # what is spilled, before loops
-    check(rows)
+    check(rows, 60)
 
 
 @pytest.mark.slow
 def test_the_kernels_compile_for_every_option_and_type_and_for_an_a100_too(tmp_path):
     rows = compile_kernels(tmp_path)
     assert {row["sm"] for row in rows} == {"80", "90"}
-    check(rows)
+    check(rows, 150)  # of points, whose cells have one pixel each, it is up to 121
