@@ -15,6 +15,14 @@ from panoptic_lovasz.errors import CheckpointError
 NAMES = sorted(payloads("x"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_tensors_of_any_type_are_read_without_a_warning(tmp_path, dtype, recwarn):
+    tensor = torch.arange(3).to(dtype)
+    torch.save({"model": {"x": tensor}}, tmp_path / "sound.pth")
+    assert torch.equal(read_weights(tmp_path / "sound.pth")["model"]["x"], tensor)
+    assert not recwarn.list
+
+
 @pytest.mark.attack
 @pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pt"])
 @pytest.mark.parametrize("name", NAMES)
