@@ -28,8 +28,9 @@ if "bad" in str(folder):
 
 # Starts a training that would go on forever and saves when it is told to end.
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in background
 from panoptic_lovasz.comparison.processes import start
 start([sys.executable, "-c", Path(sys.argv[1]).read_text(), sys.argv[2]],
       Path(sys.argv[2]) / "log", one_thread=True)
