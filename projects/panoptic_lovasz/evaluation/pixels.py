@@ -17,9 +17,8 @@ NEAR, ON_GT, ON_PRED = 1, 2, 4
 _NUM_FLAGS = 8
 
 _NEAR_RATIO = 0.005  # width of the band around boundaries, in image diagonals
-_BOUNDARY_RATIO = (
-    0.02  # width of a segment's boundary in Boundary IoU (Cheng et al. 2021), likewise
-)
+# Width of a segment's boundary in Boundary IoU (Cheng et al. 2021), likewise.
+_BOUNDARY_RATIO = 0.02
 
 
 def count_pairs(
@@ -70,10 +69,11 @@ def find_positions(seg_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
         index = np.minimum(np.searchsorted(known, ids), len(seg_ids))
         return np.where(known[index] == ids, order[index], len(known))
     table = _SCRATCH.table
-    table[known] = np.arange(-len(known), 0)
-    found = table[ids] + np.int64(len(known))
-    table[known] = 0
-    return found
+    try:
+        table[known] = np.arange(-len(known), 0)
+        return table[ids] + np.int64(len(known))
+    finally:  # whatever interrupts this, the next image finds zeros
+        table[known] = 0
 
 
 class _Scratch(threading.local):

@@ -18,7 +18,6 @@ __all__ = [
     "balancing_weights",
     "check_labels",
     "check_labels_later",
-    "check_type",
     "class_shares",
     "label_range",
     "listed_classes",
@@ -28,26 +27,20 @@ __all__ = [
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_type(target: Tensor) -> None:
-    """Raise a TypeError if the labels are not of an integer type."""
-    if target.dtype not in _INTEGERS:
-        raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
-
-
 def as_labels(target: Tensor, ignore_index: int) -> Tensor:
     """Labels in a type that holds ``ignore_index`` too: in uint8, -100 would be class 156.
 
     Raises:
         TypeError: the labels are not of an integer type.
     """
-    check_type(target)
+    if target.dtype not in _INTEGERS:
+        raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
     holds = torch.iinfo(target.dtype)
     return target if holds.min <= ignore_index <= holds.max else target.long()
 
 
 def label_range(target: Tensor, ignore_index: int) -> Tensor:
     """Smallest and largest label, ignored ones taken as 0; (2,), on the device of ``target``."""
-    check_type(target)
     if target.numel() == 0:
         return target.new_zeros(2)
     return torch.stack(torch.where(target == ignore_index, 0, target).aminmax())

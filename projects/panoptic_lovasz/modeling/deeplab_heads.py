@@ -26,8 +26,19 @@ class _WithRegionLoss(nn.Module):
     pixel mining and weights per pixel, ``loss_sem_seg``; ``LOSS.CE_WEIGHT`` has no effect.
     """
 
-    region_loss: nn.Module
     loss_weight: float
+
+    @configurable
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, region_loss: nn.Module, **kwargs):
+        """
+        Args:
+            input_shape: channels and stride of every input feature.
+            region_loss: maps logits at ``common_stride`` and labels to a dict of scalar losses;
+                it must hold no parameters.
+            **kwargs: the arguments of the head without it.
+        """
+        super().__init__(input_shape, **kwargs)
+        self.region_loss = region_loss
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -61,30 +72,7 @@ class _WithRegionLoss(nn.Module):
 class LovaszDeepLabV3PlusHead(_WithRegionLoss, DeepLabV3PlusHead):
     """Detectron2's ``DeepLabV3PlusHead`` (Chen et al. 2018) with a region loss beside its own."""
 
-    @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], *, region_loss: nn.Module, **kwargs):
-        """
-        Args:
-            input_shape: channels and stride of every input feature.
-            region_loss: maps logits at ``common_stride`` and labels to a dict of scalar losses;
-                it must hold no parameters.
-            **kwargs: the arguments of ``DeepLabV3PlusHead``.
-        """
-        DeepLabV3PlusHead.__init__(self, input_shape, **kwargs)
-        self.region_loss = region_loss
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class LovaszPanopticDeepLabSemSegHead(_WithRegionLoss, PanopticDeepLabSemSegHead):
     """Detectron2's ``PanopticDeepLabSemSegHead`` (Cheng et al. 2020) with a region loss as well."""
-
-    @configurable
-    def __init__(self, input_shape: dict[str, ShapeSpec], *, region_loss: nn.Module, **kwargs):
-        """
-        Args:
-            input_shape: channels and stride of every input feature.
-            region_loss: see :class:`LovaszDeepLabV3PlusHead`.
-            **kwargs: the arguments of ``PanopticDeepLabSemSegHead``.
-        """
-        PanopticDeepLabSemSegHead.__init__(self, input_shape, **kwargs)
-        self.region_loss = region_loss

@@ -4,39 +4,14 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from ...compiled import compiled_kernels
 from ..options import LossOptions
 from ..passes import TwoPasses
 
-__all__ = ["Implementation", "choose", "load"]
-
-
-class Implementation(Protocol):
-    """What :class:`..passes.TwoPasses` documents."""
-
-    def new_saved(self, logits: Tensor, options: LossOptions) -> list[Tensor]:
-        """Tensors for what the second pass wants back."""
-
-    def forward(
-        self, logits: Tensor, target: Tensor, options: LossOptions
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Losses, range of the labels, and what the second pass wants back."""
-
-    def backward(
-        self,
-        ce_gradient: Tensor | None,
-        region_gradient: Tensor | None,
-        logits: Tensor,
-        target: Tensor,
-        saved: list[Tensor],
-        options: LossOptions,
-    ) -> Tensor:
-        """Gradient with respect to the logits."""
+__all__ = ["choose", "load"]
 
 
 @torch.compiler.assume_constant_result
@@ -48,12 +23,12 @@ def choose(impl: str, device: torch.device) -> str:
     return "torch" if kernels is None else kernels.__name__.split(".")[-1].removesuffix("_impl")
 
 
-def load(impl: str) -> Implementation:
-    """The implementation of a name other than "auto"."""
+def load(impl: str) -> ModuleType | TwoPasses:
+    """The implementation of a name other than "auto": what has the methods of ``TwoPasses``."""
     return _implementation(importlib.import_module(f".{impl}_impl", __name__))
 
 
-def _implementation(kernels: ModuleType) -> Implementation:
+def _implementation(kernels: ModuleType) -> ModuleType | TwoPasses:
     # Some kernels do all of it, the others what there is to do per pixel.
     return kernels if hasattr(kernels, "forward") else TwoPasses(kernels)
 
