@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import dataclasses
 import itertools
 import json
 import logging
@@ -21,36 +20,30 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import torch
 from detectron2.config import get_cfg
-from torch import Tensor
 
 from panoptic_lovasz import add_panoptic_lovasz_config
 from panoptic_lovasz.checkpoint import read_weights
 from panoptic_lovasz.errors import CheckpointError
-from panoptic_lovasz.losses import cross_entropy_lovasz, lovasz_softmax
 
 from . import common
 from .soak_kills import PROJECT, run_kills
+from .soak_precision import run_precision
 
 for tested in ("data", "checkpoint", "losses"):
     sys.path.insert(0, str(PROJECT / "tests" / tested))
 
 import distributed_worker as worker  # noqa: E402
-import oracle  # noqa: E402
 from hostile import MUTATIONS, damage, outcome, training_step  # noqa: E402
 from payloads import payloads as all_payloads  # noqa: E402
 from payloads import write_payload  # noqa: E402
 from tiny_set import TinySet  # noqa: E402
 
 HANG = 60  # seconds after which a data set counts as one that hangs
-GRADIENT_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-NO_GRADIENT = torch.finfo(torch.float32).eps  # of saturated logits: less than the value's rounding
-LOSS_SCALE = 2.0**16  # as of a GradScaler: without it gradients of float16 underflow
 
 
 def main() -> int:
@@ -189,94 +182,8 @@ def processes(args: argparse.Namespace, folder: Path) -> list[dict]:
 
 
 def precision(args: argparse.Namespace, folder: Path) -> list[dict]:
-    """Losses and gradients from logits of each type.
-
-    Values are compared with the definition in float64, gradients, of which the binned ones have
-    another definition, with those of the same logits in float64.
-    """
-    rows = []
-    cases = _precision_cases(args.seed)
-    for dtype, tolerance in GRADIENT_TOLERANCES.items():
-        worst = {"exact": 0.0, "binned": 0.0, "gradient": 0.0}
-        others, tried = [], 0
-        for (case, (logits, target)), (name, loss) in itertools.product(
-            cases.items(), _LOSSES.items()
-        ):
-            tried += 1
-            logits = logits.to(dtype)
-            value, gradient = _value_and_gradient(loss.function, logits, target)
-            expected = loss.definition(logits.double(), target)
-            _, expected_gradient = _value_and_gradient(loss.function, logits.double(), target)
-            error = ((value - expected).abs() / expected.clamp(min=1)).item()
-            scale = expected_gradient.norm().clamp(min=NO_GRADIENT)
-            gradient_error = ((gradient - expected_gradient).norm() / scale).item()
-            kind = "exact" if name == "exact" else "binned"
-            worst[kind] = max(worst[kind], error)
-            worst["gradient"] = max(worst["gradient"], gradient_error)
-            if not (error <= loss.tolerance and gradient_error <= tolerance):
-                others.append(f"{case}, {name}: {error:.1g}, gradient {gradient_error:.1g}")
-        remarks = (
-            f"exact within {worst['exact']:.1g} (allowed {_EXACT:.0e}), binned within "
-            f"{worst['binned']:.1g} ({_BINNED:.0e}), gradients within {worst['gradient']:.1g} "
-            f"({tolerance:.0e})"
-        )
-        rows.append(_row(f"{str(dtype)[6:]} against float64", tried, others, remarks))
-    return rows
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loss:
-    function: Callable[[Tensor, Tensor], Tensor]
-    definition: Callable[[Tensor, Tensor], Tensor]
-    tolerance: float  # of the value, relative if it is above 1
-
-
-_EXACT, _BINNED = 1e-5, 1 / 1024
-_LOSSES = {
-    "fused": _Loss(
-        lambda x, y: sum(cross_entropy_lovasz(x, y)),
-        lambda x, y: sum(oracle.cross_entropy_lovasz(x, y)),
-        _BINNED,
-    ),
-    "binned": _Loss(
-        lambda x, y: lovasz_softmax(x, y[:, ::4, ::4]),
-        lambda x, y: oracle.lovasz_softmax(x, y[:, ::4, ::4]),
-        _BINNED,
-    ),
-    "exact": _Loss(
-        lambda x, y: lovasz_softmax(x, y[:, ::4, ::4], method="exact"),
-        lambda x, y: oracle.lovasz_softmax(x, y[:, ::4, ::4]),
-        _EXACT,
-    ),
-}
-
-
-def _precision_cases(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Logits in float64 at stride 4, and labels, of which some are ignored."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def case(images, classes, height, width, scale):
-        shape = (images, classes, height, width)
-        logits = scale * torch.randn(shape, dtype=torch.float64, generator=generator)
-        target = torch.randint(0, classes, (images, 4 * height, 4 * width), generator=generator)
-        target[:, :1] = 255 if height > 1 else 0
-        return logits, target
-
-    return {
-        "random": case(2, 19, 8, 12, 1),
-        "confident": case(2, 19, 8, 12, 10),
-        "up to 1e4": case(2, 19, 8, 12, 2.5e3),
-        "all equal": case(2, 19, 8, 12, 0),
-        "1024 classes": case(1, 1024, 4, 4, 1),
-        "one pixel": case(1, 5, 1, 1, 1),
-    }
-
-
-def _value_and_gradient(loss, logits, target):
-    logits = logits.detach().requires_grad_()
-    value = loss(logits, target)
-    (LOSS_SCALE * value).backward()
-    return value.detach().double(), logits.grad.double() / LOSS_SCALE
+    """Losses and gradients from logits of each type, against float64."""
+    return [_row(*found) for found in run_precision(args.seed)]
 
 
 def _row(check: str, tried: int, others: list[str], remarks: str) -> dict:
