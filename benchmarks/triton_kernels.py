@@ -56,7 +56,9 @@ WORKLOADS = {
     "cityscapes": Workload(19, 4),
     "camvid": Workload(9, 4),
     "points": Workload(20, 1, torch.bfloat16, torch.int32, {"classes": "all"}),
-    "factor 8, class weights": Workload(19, 8, torch.float16, torch.uint8, {"weighted": True}),
+    "factor 8, class weights": Workload(
+        19, 8, torch.float16, torch.uint8, {"class_weights": torch.ones(19)}
+    ),
     "1024 classes, lists, images": Workload(
         1024, 2, torch.float64, torch.int64, {"classes": [1, 5], "per_image": True}
     ),
@@ -95,12 +97,7 @@ def measure(name: str, workload: Workload, architecture: int) -> list[dict]:
     num_classes, factor, dtype, target_dtype, options = workload
     logits = torch.zeros(2, num_classes, 8, 8, dtype=dtype)
     target = torch.zeros(2, 8 * factor, 8 * factor, dtype=target_dtype)
-    weighted = {**options}.pop("weighted", False)
-    chosen = LossOptions(
-        scale_factor=factor,
-        class_weights=torch.ones(num_classes) if weighted else None,
-        **{name: value for name, value in options.items() if name != "weighted"},
-    )
+    chosen = LossOptions(scale_factor=factor, **options)
     run, JITFunction.run = JITFunction.run, compile_instead
     try:
         ce, region, _, saved = triton_impl.forward(logits, target, chosen)
