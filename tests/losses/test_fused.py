@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from panoptic_lovasz.losses import cross_entropy_lovasz, fused, kernels, lovasz_softmax
+from panoptic_lovasz.losses import (
+    cross_entropy_lovasz,
+    fused,
+    kernels,
+    lovasz_hinge,
+    lovasz_softmax,
+)
 from panoptic_lovasz.losses.kernels import torch_impl
 from panoptic_lovasz.losses.options import LossOptions
 
@@ -437,14 +443,22 @@ def test_more_pixels_than_a_counter_holds_are_an_error(monkeypatch):
     cross_entropy_lovasz(logits, target, per_image=True)
 
 
-def test_a_device_without_float64_has_the_loss_computed_on_the_cpu(monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, y: sum(cross_entropy_lovasz(x, y)),
+        lambda x, y: lovasz_softmax(x, y[:, ::4, ::4], method="exact"),
+        lambda x, y: lovasz_hinge(x[:, 0], y[:, ::4, ::4].clamp(max=1)),
+    ],
+)
+def test_a_device_without_float64_has_the_loss_computed_on_the_cpu(monkeypatch, caplog, loss):
     logits = torch.randn(1, 3, 2, 3, requires_grad=True)
     target = torch.randint(3, (1, 8, 12))
-    expected = torch.autograd.grad(sum(cross_entropy_lovasz(logits, target)), logits)
+    expected = torch.autograd.grad(loss(logits, target), logits)
     monkeypatch.setattr(fused, "WITHOUT_FLOAT64", ("cpu",))
     fused._tell_of_the_cpu.cache_clear()
     for _ in range(2):
-        found = torch.autograd.grad(sum(cross_entropy_lovasz(logits, target)), logits)
+        found = torch.autograd.grad(loss(logits, target), logits)
         assert torch.equal(found[0], expected[0])
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # once
     assert "no float64" in caplog.text and "on the CPU" in caplog.text

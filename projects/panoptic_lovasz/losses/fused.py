@@ -22,7 +22,13 @@ from .kernels import choose
 from .labels import as_class_weights, as_labels
 from .options import LossOptions
 
-__all__ = ["as_images", "cross_entropy_lovasz", "cross_entropy_region", "fused_loss"]
+__all__ = [
+    "as_images",
+    "cross_entropy_lovasz",
+    "cross_entropy_region",
+    "fused_loss",
+    "with_float64",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +107,7 @@ def fused_loss(
         options = options._replace(scale_factor=1)
     _check_shapes(logits, target, options.scale_factor)
     device = logits.device
-    if device.type in WITHOUT_FLOAT64:
-        _tell_of_the_cpu(device.type)
-        logits, target = logits.cpu(), target.cpu()
+    logits, target = with_float64(logits, target)
     num_images, num_classes = logits.shape[:2]
     if target.numel() > MAX_PIXELS * (num_images if options.per_image else 1):
         raise ValueError(f"more than {MAX_PIXELS} pixels in one group; use per_image=True")
@@ -116,10 +120,18 @@ def fused_loss(
     return ce.to(device), region.to(device)
 
 
+def with_float64(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both where they are, or on the CPU if their device lacks the type of the sums over pixels."""
+    if logits.device.type not in WITHOUT_FLOAT64:
+        return logits, target
+    _tell_of_the_cpu(logits.device.type)
+    return logits.cpu(), target.cpu()
+
+
 @functools.cache
 def _tell_of_the_cpu(device_type: str) -> None:
     logger.warning(
-        f"{device_type!r} devices have no float64, so the fused loss is computed on the CPU: the "
+        f"{device_type!r} devices have no float64, so the loss is computed on the CPU: the "
         "same results, for the time of two copies and of the CPU. Nothing needs to be done; on "
         "CUDA and on the CPU the loss stays where the logits are."
     )

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .fused import as_images, fused_loss
+from .fused import as_images, fused_loss, with_float64
 from .labels import (
     as_class_weights,
     as_labels,
@@ -73,7 +73,9 @@ def lovasz_softmax(
             raise ValueError('process_group needs method="binned"')
         if logits.dim() == 2:
             logits, target = as_images(logits, target, ignore_index, offsets if per_image else None)
-        return _exact(logits, target, ignore_index, classes, per_image, class_weights)
+        device = logits.device
+        logits, target = with_float64(logits, target)
+        return _exact(logits, target, ignore_index, classes, per_image, class_weights).to(device)
     if method != "binned":
         raise ValueError(f'method must be "binned" or "exact", not {method!r}')
     if logits.dim() > 2:
@@ -123,7 +125,8 @@ def lovasz_hinge(
         )
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
-    target = as_labels(target, ignore_index)
+    device = logits.device
+    logits, target = with_float64(logits, as_labels(target, ignore_index))
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.flatten(1), target.flatten(1)
         if not per_image:
@@ -133,7 +136,7 @@ def lovasz_hinge(
         logits = _at_least_float32(logits.masked_fill(~valid, 0))
         errors = torch.where(foreground, 1 - logits, 1 + logits).relu()
         losses = _sorted_loss(errors, foreground, valid)
-        return (losses.sum() / valid.any(1).sum().clamp(min=1)).float()
+        return (losses.sum() / valid.any(1).sum().clamp(min=1)).float().to(device)
 
 
 def lovasz_sigmoid(
