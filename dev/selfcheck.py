@@ -39,7 +39,7 @@ def cuda() -> str:
         return "not usable (no GPU or no driver): everything runs on the CPU"
     try:
         try_operators("cuda")
-    except Exception as error:
+    except Exception as error:  # of any type: what is told is that it fails
         return f"found, but its operators fail: {error}"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return f"{torch.version.cuda}, usable: {', '.join(names)}"
