@@ -1,4 +1,4 @@
-"""What the Triton kernels of the loss compile to, for GPUs that need not be there.
+"""What the Triton kernels compile to, for GPUs that need not be there.
 
     python -m benchmarks.triton_kernels
 
@@ -29,6 +29,8 @@ from triton.runtime.jit import JITFunction
 
 from panoptic_lovasz.losses.kernels import triton_impl
 from panoptic_lovasz.losses.options import LossOptions
+from panoptic_lovasz.merging import HeadLogits
+from panoptic_lovasz.merging.kernels import labels_triton
 
 from . import common
 
@@ -41,13 +43,34 @@ REGISTERS, WARPS = 65536, 64  # of a multiprocessor, in both
 
 
 class Workload(NamedTuple):
-    """What the kernels are called with; batch size, height and width do not matter to them."""
+    """What the loss is called with; batch size, height and width do not matter to the kernels."""
 
     num_classes: int
     scale_factor: int
     dtype: torch.dtype = torch.float32
     target_dtype: torch.dtype = torch.int64
     options: dict = {}
+
+    def launch(self) -> None:
+        """A forward and a backward pass."""
+        factor, options = self.scale_factor, LossOptions(self.scale_factor, **self.options)
+        logits = torch.zeros(2, self.num_classes, 8, 8, dtype=self.dtype)
+        target = torch.zeros(2, 8 * factor, 8 * factor, dtype=self.target_dtype)
+        ce, region, _, saved = triton_impl.forward(logits, target, options)
+        triton_impl.backward(ce, region, logits, target, saved, options)
+
+
+class Inference(NamedTuple):
+    """What an image's labels are made from."""
+
+    num_classes: int
+    scale_factor: int
+    dtype: torch.dtype = torch.float32
+
+    def launch(self) -> None:
+        """The labels of an image that is resized."""
+        logits = torch.zeros(self.num_classes, 8, 8, dtype=self.dtype)
+        labels_triton.labels(HeadLogits(logits, self.scale_factor, (30, 31), (60, 62)))
 
 
 WORKLOADS = {
@@ -63,6 +86,8 @@ WORKLOADS = {
         1024, 2, torch.float64, torch.int64, {"classes": [1, 5], "per_image": True}
     ),
     "dice": Workload(2, 3, options={"region": "dice", "num_bins": 3000}),
+    "labels of coco": Inference(54, 4),
+    "labels in half precision": Inference(19, 1, torch.float16),
 }
 
 
@@ -75,33 +100,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("output/benchmarks"))
     args = parser.parse_args()
     rows = [
-        row
+        {"workload": name, "sm": architecture} | row
         for name in args.workloads
         for architecture in args.sm
-        for row in measure(name, WORKLOADS[name], architecture)
+        for row in measure(WORKLOADS[name], architecture)
     ]
     common.print_table(rows)
     common.write_table(rows, args.output / "triton_kernels.csv")
 
 
-def measure(name: str, workload: Workload, architecture: int) -> list[dict]:
-    """Rows of the table: the kernels of a forward and backward pass, compiled but not run."""
+def measure(workload: Workload | Inference, architecture: int) -> list[dict]:
+    """Rows of the table: the kernels of a workload, compiled but not run."""
     rows = []
 
     def compile_instead(kernel, *args, grid, warmup, **kwargs):
         binary = compile_for(kernel, args, kwargs, architecture)
-        row = {"workload": name, "sm": architecture, "kernel": kernel.__name__}
         pixels = kwargs.get("ROWS", 0) * kwargs.get("COLUMNS", 0)
-        rows.append(row | describe(binary, architecture, pixels / (1 if factor == 1 else 4)))
+        pixels_per_load = pixels / (1 if workload.scale_factor == 1 else 4)
+        rows.append({"kernel": kernel.__name__} | describe(binary, architecture, pixels_per_load))
 
-    num_classes, factor, dtype, target_dtype, options = workload
-    logits = torch.zeros(2, num_classes, 8, 8, dtype=dtype)
-    target = torch.zeros(2, 8 * factor, 8 * factor, dtype=target_dtype)
-    chosen = LossOptions(scale_factor=factor, **options)
     run, JITFunction.run = JITFunction.run, compile_instead
     try:
-        ce, region, _, saved = triton_impl.forward(logits, target, chosen)
-        triton_impl.backward(ce, region, logits, target, saved, chosen)
+        workload.launch()
     finally:
         JITFunction.run = run
     return rows

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import io
 import pickle
@@ -80,6 +81,78 @@ def test_kernels_that_round_in_another_way_are_noticed(function, monkeypatch):
 
     monkeypatch.setattr(numba_kernels, function, inexact)
     assert not sem_seg._are_exact(numba_kernels, torch.device("cpu"))
+
+
+def _assert_equal_in_triton(resize, device="cpu"):
+    triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
+    logits, *sizes = resize
+    resize = (logits.to(device), *sizes)
+    expected = _detectron2(*resize)
+    assert torch.equal(
+        triton_kernels.resize(HeadLogits(*resize)).nan_to_num(99), expected.nan_to_num(99)
+    )
+    assert torch.equal(triton_kernels.labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "size_and_sizes",
+    [
+        ((3, 9), 4, (9, 34), (18, 68)),
+        ((9, 11), 1, (9, 11), (18, 22)),
+        ((3, 5), 8, (20, 40), (10, 80)),
+        ((2, 8), 4, (7, 31), (7, 31)),
+        ((1, 1), 4, (3, 4), (1, 1)),
+    ],
+)
+def test_triton_resizes_as_pytorch_where_no_sum_is_rounded(size_and_sizes, dtype):
+    # Factors of powers of two: products and sums of small integers are exact in any order.
+    (h, w), *sizes = size_and_sizes
+    _assert_equal_in_triton((torch.randint(-4, 5, (2, h, w)).to(dtype), *sizes))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_triton_gives_the_labels_of_logits_that_are_not_finite(value):
+    logits = torch.randint(-4, 5, (3, 3, 4)).float()
+    logits[[0, 2], 1, 2] = value
+    _assert_equal_in_triton((logits, 2, (6, 8), (12, 16)))
+
+
+def test_triton_resizes_by_any_factor_but_for_rounding():
+    triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
+    resize = (torch.randn(2, 3, 9), 4, (10, 33), (7, 43))
+    found = triton_kernels.resize(HeadLogits(*resize))
+    torch.testing.assert_close(found, _detectron2(*resize), atol=4e-6, rtol=0)
+    assert torch.equal(triton_kernels.labels(HeadLogits(*resize)).long(), found.argmax(dim=0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [(146, 613), (300, 320), (243, 327)])
+def test_on_a_gpu_triton_resizes_bit_for_bit_as_pytorch(dtype, size):
+    resize = (torch.randn(19, 61, 83).to(dtype), 4, (243, 327), size)
+    _assert_equal_in_triton(resize, "cuda")
+
+
+def test_triton_is_launched_once_on_the_device_of_the_logits(monkeypatch):
+    triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
+    current, launches = [], []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments: launches.append(current[0])
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    monkeypatch.setattr(triton_kernels, "resize_kernel", Kernel())
+    logits = torch.randn(3, 4, 5)
+    triton_kernels.labels(HeadLogits(logits, 4, (16, 20), (32, 40)))
+    assert len(launches) == 1 and launches[0] is logits
 
 
 # Four classes, upsampled to 128 x 128 pixels and resized to as many: just enough for the kernels.

@@ -16,6 +16,10 @@ __all__ = ["HeadLogits", "semantic_labels", "semantic_logits"]
 
 KERNELS = f"{__package__}.kernels.labels_{{}}"
 CLASSES_PER_CHUNK = 4
+KERNEL_DTYPES = {
+    "cpu": {torch.float32},
+    "cuda": {torch.float32, torch.float16, torch.bfloat16},
+}
 # F.interpolate takes other code paths for images of fewer pixels and for 3 channels, which round
 # differently; there the stock operators run as they are, and cost little.
 MIN_PIXELS = 128 * 128
@@ -100,12 +104,11 @@ def _is_regular(logits: HeadLogits) -> bool:
 def _kernels(logits: HeadLogits) -> ModuleType | None:
     """The compiled kernels, where they apply and give the very bits of the stock operators."""
     values = logits.values
-    if values.device.type != "cpu" or values.dtype != torch.float32 or not _is_regular(logits):
+    if values.dtype not in KERNEL_DTYPES.get(values.device.type, ()) or not _is_regular(logits):
         return None
     kernels = compiled_kernels(KERNELS, values.device, _are_exact)
-    if kernels is None or not values.sum().isfinite():  # they compare as if there were no NaN
-        return None
-    return kernels
+    # Those for the CPU compare as if there were no NaN; a GPU must not be waited for.
+    return None if values.device.type == "cpu" and not values.sum().isfinite() else kernels
 
 
 def _are_exact(kernels: ModuleType, device: torch.device) -> bool:
