@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from programs import Program
 
 from panoptic_lovasz import Trainer, load_config
 from panoptic_lovasz.data import make_shapes
+
+sys.path.insert(0, str(Path(__file__).parent))  # also for the processes that `programs` starts
+
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -24,25 +28,14 @@ class Command:
     def __init__(self, datasets):
         self.datasets = datasets
 
-    def start(self, *command, output=subprocess.PIPE):
-        environment = {
-            **os.environ,
-            "DETECTRON2_DATASETS": str(self.datasets),
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=PROJECT,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            text=True,
-        )
+    def start(self, *command, **env):
+        own = {"DETECTRON2_DATASETS": str(self.datasets), "OMP_NUM_THREADS": "1"}
+        return Program([*map(str, command)], PROJECT, {**os.environ, **own, **env})
 
     def run(self, *command):
         process = self.start(*command)
-        stdout, stderr = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+        output = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, *output)
 
     def train_arguments(self, output, *options, flags=()):
         train = ["--config-file", self.config, "--num-gpus", "0", *flags]
@@ -58,10 +51,9 @@ class Command:
     def train_until(self, condition, stop, output, *options, flags=()):
         """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
         arguments = self.train_arguments(output, *options, flags=flags)
-        # A pipe that nobody reads would fill, and the process would wait.
-        process = self.start("train_net.py", *arguments, output=subprocess.DEVNULL)
+        process = self.start("train_net.py", *arguments)
         deadline = time.monotonic() + 200
-        while not condition() and process.poll() is None and time.monotonic() < deadline:
+        while not condition() and process.returncode is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(getattr(signal, stop))
         return process.wait(timeout=100)

@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage, get_event_storage
+from programs import Program
 
 from panoptic_lovasz import Trainer, load_config
 from panoptic_lovasz.data import make_shapes
@@ -85,19 +84,15 @@ def test_tensorboard_has_the_fixed_pictures_of_every_evaluation(trained):
 
 
 def test_the_folder_is_all_that_a_predictor_needs(trained, tmp_path):
-    code = (
-        "import sys; from panoptic_lovasz.inference.predictor import PanopticPredictor;"
+    program = tmp_path / "predict.py"
+    program.write_text(
+        "import sys; from panoptic_lovasz.inference.predictor import PanopticPredictor\n"
         "print(*PanopticPredictor.from_checkpoint(sys.argv[1]).classes.thing_classes)"
     )
     environment = {k: v for k, v in os.environ.items() if k != "DETECTRON2_DATASETS"}
-    outcome = subprocess.run(
-        [sys.executable, "-c", code, str(trained / "model_best.pth")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert outcome.stdout.split() == ["disc", "square", "triangle", "star"], outcome.stderr
+    command = [str(program), str(trained / "model_best.pth")]
+    stdout, stderr = Program(command, tmp_path, environment).communicate()
+    assert stdout.split() == ["disc", "square", "triangle", "star"], stderr
 
 
 def test_data_statistics_count_what_the_annotations_have(trained):

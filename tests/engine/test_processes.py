@@ -1,24 +1,25 @@
 """Two machines, which are two launchers on this one, against one process."""
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
+from programs import workers
 
 pytestmark = pytest.mark.slow
 
 
-def _on_two_machines(command, launcher, *train):
-    """What two processes print, each started by ``launcher(rank, port)`` and the arguments."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    processes = [command.start(*launcher(rank, port), *train) for rank in (0, 1)]
-    outputs = [process.communicate(timeout=300) for process in processes]
+def _outputs(processes):
+    """What processes print that end well."""
+    outputs = [process.communicate() for process in processes]
     for process, (_, stderr) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, stderr[-3000:]
     return "".join(stdout + stderr for stdout, stderr in outputs)
+
+
+def _on_two_machines(command, *program):
+    """What a program prints on two machines with one worker each."""
+    return _outputs([command.start(*program, **env) for env in workers(2, per_machine=1)])
 
 
 def _torchrun(rank, port):
@@ -41,7 +42,8 @@ def _results(text):
 @pytest.mark.parametrize("launcher", [_torchrun, _detectron2])
 def test_two_machines_train_together(command, launcher, tmp_path):
     arguments = command.train_arguments(tmp_path, "DATASETS.TEST", "()")
-    _on_two_machines(command, launcher, *arguments)
+    port = workers(2, per_machine=1)[0]["MASTER_PORT"]
+    _outputs([command.start(*launcher(rank, port), *arguments) for rank in (0, 1)])
     assert "Rank of current process: 0. World size: 2" in (tmp_path / "log.txt").read_text()
     assert (tmp_path / "model_final.pth").is_file()
 
@@ -51,7 +53,7 @@ def test_two_machines_evaluate_to_the_result_of_one(command, tmp_path):
     options = ("MODEL.WEIGHTS", tmp_path / "model_final.pth")
     flags = ["--eval-only"]
     arguments = command.train_arguments(tmp_path / "two", *options, flags=flags)
-    two = _results(_on_two_machines(command, _torchrun, *arguments))
+    two = _results(_on_two_machines(command, "train_net.py", *arguments))
     outcome = command.train(tmp_path / "one", *options, flags=flags)
     one = _results(outcome.stdout + outcome.stderr)
     assert {"Task: panoptic_seg", "Task: bbox", "Task: segm"} <= one.keys()
@@ -62,12 +64,8 @@ def test_a_process_whose_images_have_no_label_neither_hangs_nor_spoils_the_train
     command, tmp_path
 ):
     program = Path(__file__).with_name("other_on_one_rank.py")
-
-    def launcher(rank, port):
-        return [program if part == "train_net.py" else part for part in _torchrun(rank, port)]
-
     options = ("DATASETS.TEST", "()", "MODEL.SEM_SEG_HEAD.LOSS.GLOBAL_BATCH", "True")
     arguments = command.train_arguments(tmp_path, *options)
-    _on_two_machines(command, lambda *at: [*launcher(*at), "no labels"], *arguments)
+    _on_two_machines(command, program, "no labels", *arguments)
     weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import workers
 
 PROGRAM = Path(__file__).with_name("other_on_one_rank.py")
 RUN = ("DATASETS.TEST", "()")
 
 
-def _errors(outcome):
-    return [line for line in outcome.stderr.splitlines() if line.startswith("error: ")]
+def _errors(stderr):
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
 
 
 def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_batch_is_written(
@@ -19,7 +20,7 @@ def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_bat
     infinite = ("MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", "1e39")
     outcome = command.run("train_net.py", *command.train_arguments(tmp_path, *RUN, *infinite))
     assert outcome.returncode == 1
-    (error,) = _errors(outcome)
+    (error,) = _errors(outcome.stderr)
     assert "iteration 0, rank 0: loss_sem_seg_ce is inf, loss_sem_seg_lovasz is inf;" in error
     assert not list(tmp_path.glob("*.pth"))
     (file,) = (tmp_path / "non_finite").iterdir()
@@ -37,12 +38,12 @@ def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_bat
     ],
 )
 def test_what_one_process_finds_stops_all(command, tmp_path, how, what):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = (*RUN, "OUTPUT.DUMP_NON_FINITE", "False")
     arguments = command.train_arguments(tmp_path, *options)
-    outcome = command.run(*launcher, PROGRAM, how, *arguments)  # within a time limit
-    assert outcome.returncode == 1
-    errors = _errors(outcome)
+    processes = [command.start(PROGRAM, how, *arguments, **env) for env in workers(2, 2)]
+    outputs = [process.communicate() for process in processes]  # within a time limit
+    assert [process.returncode for process in processes] == [1, 1]
+    errors = [error for _, stderr in outputs for error in _errors(stderr)]
     assert any(what in error for error in errors)
     if how == "loss is NaN":
         assert all(what in error and "rank 0" not in error for error in errors)

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from detectron2.evaluation import COCOEvaluator, SemSegEvaluator
 from PIL import Image
+from programs import Program, workers
 
 from panoptic_lovasz import ConfigError, add_panoptic_lovasz_config, build_evaluator
 from panoptic_lovasz.data.id_map import write_panoptic_png
@@ -159,16 +158,11 @@ def test_two_processes_give_the_figures_of_one(cfg, dataset, outputs, tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     metadata = MetadataCatalog.get(dataset)
     paths = metadata.panoptic_json, metadata.image_root, metadata.panoptic_root
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "worker.py", *paths],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["worker.py", *map(str, paths)]
+    processes = [Program(command, tmp_path, os.environ | env) for env in workers(2, 2)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert results.keys() == expected.keys() == TASKS
     for task in TASKS:

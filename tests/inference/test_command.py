@@ -1,7 +1,6 @@
 import json
 import logging
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from PIL import Image
+from programs import Program
 
 from panoptic_lovasz.data import (
     PanopticSample,
@@ -198,12 +198,13 @@ def test_a_config_without_weights_says_that_the_network_is_random(
 
 
 def test_demo_py_hands_its_exit_code_to_the_shell(tmp_path):
-    command = [sys.executable, str(PROJECT / "demo.py"), "--checkpoint", str(tmp_path / "none")]
+    command = ["demo.py", "--checkpoint", str(tmp_path / "none")]
     command += ["--input", __file__, "--output", str(tmp_path)]
-    outcome = subprocess.run(command, capture_output=True, text=True)
-    assert outcome.returncode == 1
-    assert f"{tmp_path / 'none'}' is not a file" in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+    demo = Program(command, PROJECT, os.environ)
+    _, stderr = demo.communicate()
+    assert demo.returncode == 1
+    assert f"{tmp_path / 'none'}' is not a file" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_ctrl_c_ends_with_the_exit_code_of_an_interrupt(demo, photo_folder, monkeypatch, capsys):
