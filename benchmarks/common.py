@@ -17,6 +17,7 @@ import torch
 from tabulate import tabulate
 
 Times = dict[str, list[float]]
+CALLS_IN_A_ROW = 10  # on CUDA: one call may take less than the host takes for it
 
 
 def installed_version(package: str) -> str | None:
@@ -47,7 +48,7 @@ def interleave(
     """Run the calls in turn, so that what disturbs the machine disturbs all of them alike.
 
     After a warm-up each call is repeated until it has used up ``seconds``. On CUDA one repeat is
-    ten calls in a row and the time that the device took for them, divided by ten.
+    several calls in a row and the time that the device took for them, divided by their number.
 
     Returns:
         Wall-clock seconds of each repeat, and CPU seconds of all threads (nothing on CUDA).
@@ -56,9 +57,10 @@ def interleave(
         call()
     wall: Times = {name: [] for name in calls}
     cpu: Times = {name: [] for name in calls}
+    in_a_row = CALLS_IN_A_ROW if device.type == "cuda" else 1
     for repeat in range(at_most):
         for name, call in calls.items():
-            if repeat >= at_least and sum(wall[name]) > seconds:
+            if repeat >= at_least and sum(wall[name]) * in_a_row > seconds:
                 continue
             if device.type == "cuda":
                 wall[name].append(_device_seconds(call))
@@ -70,15 +72,15 @@ def interleave(
     return wall, cpu
 
 
-def _device_seconds(call: Callable[[], object], calls: int = 10) -> float:
+def _device_seconds(call: Callable[[], object]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
-    for _ in range(calls):
+    for _ in range(CALLS_IN_A_ROW):
         call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3 / calls
+    return start.elapsed_time(end) / 1e3 / CALLS_IN_A_ROW
 
 
 def median(values: list[float]) -> float | None:

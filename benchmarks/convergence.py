@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import statistics
 import time
 from pathlib import Path
@@ -55,7 +56,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     logging.disable(logging.INFO)
-    make_shapes("datasets/shapes")
+    data = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "shapes")
+    if not data.exists():
+        make_shapes(data)
     print(common.describe(torch.device(args.device)))
     rows = []
     for seed in args.seeds:

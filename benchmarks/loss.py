@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--workloads", nargs="*", default=list(WORKLOADS), choices=WORKLOADS, help="(all)"
     )
+    parser.add_argument("--losses", nargs="*", help="names, or parts of them (all)")
     parser.add_argument("--threads", type=int, default=2, help="on the CPU (%(default)s)")
     parser.add_argument("--seconds", type=float, default=10, help="per loss (%(default)s)")
     parser.add_argument("--no-curves", action="store_true", help="only the table")
@@ -84,6 +85,12 @@ def measure(workload: Workload, device: torch.device, args: argparse.Namespace) 
     losses = contestants(device, workload.scale_factor)
     if args.no_sorted:
         losses = {name: loss for name, loss in losses.items() if name not in SORTED}
+    if args.losses is not None:
+        losses = {
+            name: loss
+            for name, loss in losses.items()
+            if name == BASELINE or any(part in name for part in args.losses)
+        }
     calls = {
         name: functools.partial(step, loss, logits, target) for name, loss in losses.items() if loss
     }

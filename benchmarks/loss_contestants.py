@@ -92,6 +92,7 @@ WORKLOADS = {
     for workload in (
         Workload("coco", 2, 54, 200, 304),
         Workload("coco-trained", 2, 54, 200, 304, trained=True),
+        Workload("ade", 2, 150, 128, 128),
         Workload("cityscapes", 2, 19, 128, 256),
         Workload("camvid", 8, 9, 90, 120),
         Workload("wide", 1, 512, 64, 64),
@@ -129,7 +130,7 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
 
         peer = LovaszLoss("multiclass", ignore_index=IGNORED)
         sorted_lovasz = with_lovasz(lambda logits, target: peer(*_as_image(logits, target)))
-    compiled = "triton" if device.type == "cuda" else "numba"
+    compiled = _compiler(device)
     available = _importable(compiled)
     return {
         BASELINE: cross_entropy,
@@ -140,7 +141,7 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
             )
         ),
         "fused CE + Lovász, torch (ours)": fused("torch"),
-        f"fused CE + Lovász, {compiled} (ours)": fused(compiled) if available else None,
+        fused_name(device): fused(compiled) if available else None,
         SOFT_JACCARD: with_lovasz(soft_jaccard),
         **{
             f"fused CE + {region}, {compiled} (ours)": fused(compiled, region)
@@ -149,6 +150,15 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
             for region in OTHER_REGIONS
         },
     }
+
+
+def _compiler(device: torch.device) -> str:
+    return "triton" if device.type == "cuda" else "numba"
+
+
+def fused_name(device: torch.device) -> str:
+    """Name of the loss that this project is about, as its users get it."""
+    return f"fused CE + Lovász, {_compiler(device)} (ours)"
 
 
 def has_other_region(name: str) -> bool:

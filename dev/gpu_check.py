@@ -26,27 +26,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parents[1]
+DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", PROJECT / "datasets"))
 SITE = PROJECT / ".gpu" / "site"
 PACKAGES = ["torch", "torchvision", "triton", "numpy", "detectron2", "panoptic_lovasz"]
 TAIL = 15  # lines of a step's output that go into the page
 
 
 class Step(NamedTuple):
-    """A command, by the arguments of Python, and the seconds that it may take."""
+    """A command, by the arguments of Python, the seconds that it may take, and its tables."""
 
     name: str
     arguments: list[str]
     seconds: int
+    tables: str = "*.csv"  # in the output folder; those that are new go into the page
 
 
 def correctness(device: str, out: Path, dry: bool) -> list[Step]:
     """The kernels against PyTorch and float64, on the device; errors of memory."""
-    tests = ["tests/losses/test_loss_labels.py"]
-    if not dry:
-        tests = ["tests/losses", "tests/merging", "tests/modeling"]
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    steps = [Step("tests", [*pytest, *tests], 330)]
-    if shutil.which("compute-sanitizer") and not dry:
+    if dry:
+        return [Step("tests", [*pytest, "tests/losses/test_loss_labels.py"], 120)]
+    # Not the tests that start compilers and processes, and need no GPU.
+    tests = ["tests/losses", "tests/merging", "tests/modeling"]
+    tests += ["--ignore=tests/losses/test_triton_compiled.py"]
+    tests += ["--ignore=tests/losses/test_other_libraries.py"]
+    if importlib.util.find_spec("xdist"):
+        tests += ["-n", "4", "--dist", "worksteal"]
+    steps = [Step("tests", [*pytest, *tests], 340)]
+    if shutil.which("compute-sanitizer"):
         test = "tests/losses/test_fused_triton.py::test_both_passes_are_those_in_plain_pytorch"
         steps.append(Step("sanitizer", ["compute-sanitizer", *pytest, test], 120))
     return steps
@@ -54,31 +61,47 @@ def correctness(device: str, out: Path, dry: bool) -> list[Step]:
 
 def performance(device: str, out: Path, dry: bool) -> list[Step]:
     """Loss, inference and a training step beside PyTorch and Detectron2; what the kernels are."""
-    seconds = "0.01" if dry else "0.1"
-    common = ["--device", device, "--seconds", seconds, "--output", str(out)]
-    workload = ["--workloads", "camvid", "--no-sorted"] if dry else []
+    common = ["--device", device, "--output", str(out)]
+    timed = [*common, "--seconds", "0" if dry else "0.5"]
+    workload = ["--workloads", "points"] if dry else []
+    ours = ["--losses", "fused CE + Lovász, numba"] if dry else []
     size = ["--images", "1" if dry else "2"]
     if not dry:
         config = "configs/COCO-PanopticSegmentation/panoptic_lovasz_R_50_3x.yaml"
         size += ["--height", "800", "--width", "1216", "--config-file", config]
     steps = [
-        Step("loss", ["-m", "benchmarks.loss", "--no-curves", *workload, *common], 130),
-        Step("training step", ["-m", "benchmarks.training_step", *size, *common], 90),
+        Step("loss", ["-m", "benchmarks.loss", "--no-curves", *workload, *ours, *timed], 120),
+        Step("loss by kernel", ["-m", "benchmarks.loss_profile", *workload, *common], 80),
+        Step("training step", ["-m", "benchmarks.training_step", *size, *timed], 80),
     ]
     if not dry:  # neither has a small size
         kernels = ["-m", "benchmarks.triton_kernels", "--output", str(out)]
-        steps.append(Step("inference", ["-m", "benchmarks.inference", *common], 120))
-        steps.append(Step("compiled kernels", [*kernels, "--sm", "90"], 120))
+        steps.append(Step("inference", ["-m", "benchmarks.inference", *timed], 100))
+        steps.append(Step("compiled kernels", [*kernels, "--sm", "90"], 90))
     return steps
 
 
 def training(device: str, out: Path, dry: bool) -> list[Step]:
-    """The demo's model with cross-entropy and with + Lovász, and in mixed precision."""
-    amount = ["--iterations", "3" if dry else "250", "--seeds", "1"]
+    """Cross-entropy and + Lovász on generated shapes, also in mixed precision, and on CamVid."""
+    amount = ["--iterations", "1" if dry else "250", "--seeds", "1"]
     if dry:
         amount += ["--variants", "+ Lovász, binned"]
     common = ["--device", device, "--output", str(out)]
-    return [Step("convergence", ["-m", "benchmarks.convergence", *amount, *common], 470)]
+    steps = []
+    if dry:
+        few = f"make_shapes({str(out / 'shapes')!r}, num_train=8, num_val=2, size=96)"
+        steps.append(
+            Step("data", ["-c", f"from panoptic_lovasz.data import make_shapes; {few}"], 60)
+        )
+    steps.append(Step("shapes", ["-m", "benchmarks.convergence", *amount, *common], 280))
+    if not dry and (DATASETS / "camvid").is_dir():
+        config = "configs/CamVid-PanopticSegmentation/panoptic_lovasz_lite0.yaml"
+        compare = ["-m", "panoptic_lovasz.tools.compare", "--config-file", config, "--jobs", "2"]
+        compare += ["--losses", "ce,ce+lovasz", "--seeds", "1", "--output", str(out / "camvid")]
+        # From no other weights than those of the table: nothing can be fetched here.
+        options = ["SOLVER.MAX_ITER", "400", "MODEL.WEIGHTS", ""]
+        steps.append(Step("CamVid", [*compare, *options], 190, "camvid/comparison.csv"))
+    return steps
 
 
 PARTS = {"correctness": correctness, "performance": performance, "training": training}
@@ -93,6 +116,8 @@ def main() -> int:
     out = args.output.resolve()
     out.mkdir(parents=True, exist_ok=True)
     environment = prepare()
+    if args.dry:
+        environment["DETECTRON2_DATASETS"] = str(out)
     device = "cpu" if args.dry else "cuda"
     page = list(heading(environment, args.dry))
     failed = 0
@@ -144,7 +169,7 @@ def _version(package: str) -> str:
 
 def run(step: Step, out: Path, environment: dict[str, str]) -> tuple[list[str], bool]:
     """Run a step; its lines in the page, and whether it went well."""
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*.csv")}
+    before = {path: path.stat().st_mtime_ns for path in out.glob(step.tables)}
     program = [] if step.arguments[0].startswith("-") else [step.arguments[0]]
     arguments = step.arguments[len(program) :]
     start = time.monotonic()
@@ -160,9 +185,9 @@ def run(step: Step, out: Path, environment: dict[str, str]) -> tuple[list[str], 
     took = f"{time.monotonic() - start:.0f} s"
     outcome = "too long" if code is None else "done" if code == 0 else f"failed with {code}"
     print(f"{step.name}: {outcome}, {took}", flush=True)
-    lines = [f"### {step.name.capitalize()}", ""]
+    lines = [f"### {step.name[0].upper()}{step.name[1:]}", ""]
     lines += [f"`{' '.join([*program, 'python', *arguments])}`: {outcome}, {took}.", ""]
-    tables = [path for path in sorted(out.glob("*.csv")) if _is_new(path, before)]
+    tables = [path for path in sorted(out.glob(step.tables)) if _is_new(path, before)]
     for path in tables:
         lines += [*markdown(path), ""]
     if not tables or code != 0:

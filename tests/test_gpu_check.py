@@ -1,6 +1,8 @@
 """`make gpu-check`, rehearsed without a GPU."""
 
 import importlib.util
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,3 +39,38 @@ def test_what_a_step_writes_becomes_a_table(gpu_check, tmp_path):
     assert ok
     assert lines[4:7] == ["| loss | ms |", "| --- | --- |", "| ours \\| best | 1.235 |"]
     assert "before" not in "".join(lines)
+
+
+@pytest.mark.slow
+def test_the_rehearsal_takes_every_step_and_says_that_it_is_one(tmp_path):
+    command = [sys.executable, "dev/gpu_check.py", "--dry", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    page = (tmp_path / "gpu.md").read_text()
+    assert done.returncode == 0, page
+    assert "**A rehearsal on the CPU: no figure here is of a GPU.**" in page
+    steps = re.findall(r"^### (.+)\n\n`python .*`: done, \d+ s\.$", page, re.M)
+    performance = ["Loss", "Loss by kernel", "Training step"]
+    assert steps == ["Tests", *performance, "Data", "Shapes"]
+    for row in (
+        r"\| points \| fused CE \+ Lovász, numba \(ours\) \| [\d.]+ \|",
+        r"\| cross-entropy \+ Lovász, fused \|",
+        r"\| \+ Lovász, binned \| 1 \|",
+    ):
+        assert re.search(f"^{row}", page, re.M), page
+
+
+def test_camvid_is_trained_on_where_it_is(gpu_check, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "DATASETS", tmp_path)
+    assert [step.name for step in gpu_check.training("cuda", tmp_path, False)] == ["shapes"]
+    (tmp_path / "camvid").mkdir()
+    *_, camvid = gpu_check.training("cuda", tmp_path, False)
+    assert camvid.name == "CamVid" and "ce,ce+lovasz" in camvid.arguments
+
+
+@pytest.mark.parametrize("part", ["correctness", "performance", "training"])
+def test_a_part_takes_less_than_eight_minutes(gpu_check, part, tmp_path, monkeypatch):
+    (tmp_path / "camvid").mkdir()
+    monkeypatch.setattr(gpu_check, "DATASETS", tmp_path)
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/usr/bin/{name}")
+    steps = gpu_check.PARTS[part]("cuda", tmp_path, False)
+    assert sum(step.seconds for step in steps) < 8 * 60

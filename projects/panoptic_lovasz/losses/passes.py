@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .counters import unpack
-from .labels import class_shares, label_range, present_classes
+from .labels import class_shares
 from .options import LossOptions
 from .regions import region_loss
 
@@ -22,8 +22,7 @@ class TwoPasses:
     """An implementation of the fused loss.
 
     Attributes:
-        passes: a module with the functions ``count``, ``weigh`` and ``saved_shape`` of
-            :mod:`.kernels.torch_impl`.
+        passes: a module with the functions of :mod:`.kernels.torch_impl`.
     """
 
     passes: ModuleType
@@ -54,11 +53,12 @@ class TwoPasses:
         """
         num_images, num_classes = logits.shape[:2]
         num_groups = num_images if options.per_image else 1
-        extremes = label_range(target, options.ignore_index)
+        extremes, present = self.passes.read_labels(
+            target, num_classes, options.ignore_index, num_groups
+        )
         if options.region_weight == 0:
             shares = torch.zeros(num_groups, num_classes, device=logits.device)
         else:
-            present = present_classes(target, num_classes, options.ignore_index, num_groups)
             shares = _shares(present, options)
         active = shares > 0
         counters, ce_sums, pixels = self.passes.count(logits, target, active, options)

@@ -17,16 +17,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...compiled import in_threads
+from ...compiled import in_threads, jit
 from ..options import LossOptions
 from .numba_rows import count_rows, weigh_rows
 
-__all__ = ["count", "saved_shape", "weigh"]
+__all__ = ["count", "read_labels", "saved_shape", "weigh"]
 
 CHUNK_ROWS = 4  # rows of the logits; at least 2, so that every other chunk is on its own
 TILE_ELEMENTS = 96 * 1024  # classes x pixels; two float32 tiles fit a second-level cache of 1 MB
 
 Chunk = tuple[int, int, int]  # image, first and last (exclusive) row of the logits
+
+
+def read_labels(
+    target: Tensor, num_classes: int, ignore_index: int, num_groups: int
+) -> tuple[Tensor, Tensor]:
+    """See :func:`.torch_impl.read_labels`."""
+    labels = target.long().numpy()
+    extremes = np.zeros((len(labels), 2), np.int64)
+    present = np.zeros((len(labels), num_classes), bool)
+
+    def work(image: int) -> None:
+        extremes[image] = _scan_labels(labels[image], num_classes, ignore_index, present[image])
+
+    in_threads(work, range(len(labels)))
+    range_ = np.array([extremes[:, 0].min(), extremes[:, 1].max()])
+    grouped = present.reshape(num_groups, -1, num_classes).any(1)
+    return torch.from_numpy(range_), torch.from_numpy(grouped)
+
+
+@jit
+def _scan_labels(target, num_classes, ignore_index, present):
+    """Smallest and largest label of an image outside [0, C), 0 if there is none.
+
+    Args:
+        target: (h s, w s) int64.
+        present: (C,) bool, set for the classes that occur.
+    """
+    low, high = 0, 0
+    for row in range(target.shape[0]):
+        for label in target[row]:
+            if label == ignore_index:
+                continue
+            if 0 <= label < num_classes:
+                present[label] = True
+            else:
+                low, high = min(low, label), max(high, label)
+    return low, high
 
 
 def count(

@@ -2,7 +2,8 @@
 
 The image is worked through in strips of rows, so that upsampled logits exist for one strip at a
 time only. Runs on any device and is the yardstick for the compiled implementations. Each
-implementation is a module with the functions :func:`count` and :func:`weigh`.
+implementation is a module with the functions :func:`read_labels`, :func:`count`, :func:`weigh` and
+:func:`saved_shape`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..counters import bin_errors
+from ..labels import label_range, present_classes
 from ..options import LossOptions
 
-__all__ = ["count", "saved_shape", "weigh"]
+__all__ = ["count", "read_labels", "saved_shape", "weigh"]
 
 # Elements (classes x pixels) of one strip: 4 MB of float32, small enough for a CPU's caches.
 STRIP_ELEMENTS = 1 << 20
+
+
+def read_labels(
+    target: Tensor, num_classes: int, ignore_index: int, num_groups: int
+) -> tuple[Tensor, Tensor]:
+    """What the labels alone decide.
+
+    Args:
+        target: (B, h s, w s), any integer dtype, contiguous.
+        num_groups: G, 1 (the batch is one group) or B (each image is one).
+
+    Returns:
+        - the smallest and the largest label, ignored ones taken as 0, (2,) integer: at least those
+          outside [0, C);
+        - the classes that occur in each group, (G, C) bool.
+    """
+    present = present_classes(target, num_classes, ignore_index, num_groups)
+    return label_range(target, ignore_index), present
 
 
 def count(
