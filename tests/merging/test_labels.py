@@ -165,6 +165,7 @@ def test_regular_logits_are_resized_by_the_compiled_kernels(shape_and_sizes, mon
     shape, *sizes = shape_and_sizes
     resize = (torch.randn(shape), *sizes)
     expected = _detectron2(*resize)
+    semantic_labels(HeadLogits(*resize))  # the kernels are tried when they are used first
     monkeypatch.setattr(sem_seg, "_stock", None)  # cannot be called
     assert torch.equal(semantic_logits(HeadLogits(*resize)), expected)
     assert torch.equal(semantic_labels(HeadLogits(*resize)).long(), expected.argmax(dim=0))
