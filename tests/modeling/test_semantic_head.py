@@ -133,3 +133,10 @@ def test_a_loss_that_a_user_registered_is_usable_by_its_name():
     head = LovaszSemSegFPNHead(_head_config(NAME="SquaredError"), INPUT_SHAPE)
     _, losses = head(_features(), torch.randint(0, 5, (2, 32, 48)))
     assert list(losses) == ["loss_sem_seg_squared"]
+
+
+def test_logits_are_contiguous_whatever_the_memory_format_of_the_features():
+    head = LovaszSemSegFPNHead(_head_config(), INPUT_SHAPE).eval()
+    expected = head.layers(_features())
+    features = {k: v.to(memory_format=torch.channels_last) for k, v in _features().items()}
+    assert head.layers(features).is_contiguous() and expected.is_contiguous()

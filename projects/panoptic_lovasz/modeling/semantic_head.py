@@ -42,6 +42,14 @@ class LovaszSemSegFPNHead(SemSegFPNHead):
         ret["loss"] = build_sem_seg_loss(cfg)
         return ret
 
+    def layers(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (B, C, H / common_stride, W / common_stride), in the default memory format.
+
+        A backbone in channels-last hands that on through convolutions; upsampling such logits for
+        the labels of an image takes several times as long.
+        """
+        return super().layers(features).contiguous()
+
     def losses(self, predictions: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
