@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTMUT = Path(sys.executable).with_name("mutmut")
-LOSSES = ["lovasz", "counters", "fused", "kernels/torch_impl", "labels"]
+LOSSES = ["lovasz", "sorting", "counters", "fused", "kernels/torch_impl", "labels"]
 MERGING = ["merge", "kernels/merge_torch", "postprocess", "paste", "labels", "confidence"]
 MODULES = [f"losses/{name}.py" for name in LOSSES]
 MODULES += [f"merging/{name}.py" for name in MERGING]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoptic_lovasz.losses import fused, lovasz, lovasz_hinge, lovasz_softmax, operator
+from panoptic_lovasz.losses import fused, lovasz_hinge, lovasz_softmax, operator, sorting
 
 METHODS = pytest.mark.parametrize("method", ["exact", "binned"])
 # So many bins that few pixels share one: with so few pixels a shared bin shows in the gradient.
@@ -407,7 +407,7 @@ def test_an_option_that_cannot_be_is_an_error(method, options, message):
 @pytest.fixture
 def _unchecked(monkeypatch):
     """As on CUDA, where the labels reach the computation before the host has seen them."""
-    for module in (operator, lovasz):
+    for module in (operator, sorting):
         monkeypatch.setattr(module, "check_labels", lambda *_: None)
 
 
@@ -441,7 +441,7 @@ def test_classes_sorted_a_few_at_a_time_give_the_same(per_image, monkeypatch):
     options = {"method": "exact", "per_image": per_image}
     value, gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
     for elements in (1, 300):  # one row of 126 or 63 pixels at a time, and some
-        monkeypatch.setattr(lovasz, "SORTED_ELEMENTS", elements)
+        monkeypatch.setattr(sorting, "SORTED_ELEMENTS", elements)
         same, same_gradient = value_and_gradient(lovasz_softmax, logits, target, **options)
         assert same == value
         assert torch.equal(same_gradient, gradient)

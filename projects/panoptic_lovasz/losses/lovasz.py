@@ -14,21 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .fused import as_images, fused_loss, with_float64
-from .labels import (
-    as_class_weights,
-    as_labels,
-    check_labels,
-    class_shares,
-    label_range,
-    present_classes,
-)
+from .labels import as_class_weights, as_labels
 from .options import LossOptions
+from .sorting import at_least_float32, exact_lovasz_softmax, sorted_loss, valid_labels
 
 __all__ = ["lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax"]
 
 METHODS = ("binned", "exact")
-# Errors sorted at once: many short rows, or a single long one, for the sake of memory.
-SORTED_ELEMENTS = 1 << 22
 
 
 def lovasz_softmax(
@@ -75,7 +67,9 @@ def lovasz_softmax(
             logits, target = as_images(logits, target, ignore_index, offsets if per_image else None)
         device = logits.device
         logits, target = with_float64(logits, target)
-        return _exact(logits, target, ignore_index, classes, per_image, class_weights).to(device)
+        return exact_lovasz_softmax(
+            logits, target, ignore_index, classes, per_image, class_weights
+        ).to(device)
     if method != "binned":
         raise ValueError(f'method must be "binned" or "exact", not {method!r}')
     if logits.dim() > 2:
@@ -131,11 +125,11 @@ def lovasz_hinge(
         logits, target = logits.flatten(1), target.flatten(1)
         if not per_image:
             logits, target = logits.reshape(1, -1), target.reshape(1, -1)
-        valid = _valid(target, 2, ignore_index)
+        valid = valid_labels(target, 2, ignore_index)
         foreground = valid & (target == 1)
-        logits = _at_least_float32(logits.masked_fill(~valid, 0))
+        logits = at_least_float32(logits.masked_fill(~valid, 0))
         errors = torch.where(foreground, 1 - logits, 1 + logits).relu()
-        losses = _sorted_loss(errors, foreground, valid)
+        losses = sorted_loss(errors, foreground, valid)
         return (losses.sum() / valid.any(1).sum().clamp(min=1)).float().to(device)
 
 
@@ -210,82 +204,6 @@ def _as_maps(x: Tensor, multilabel: bool, per_image: bool) -> Tensor:
     *height, width = x.shape[2:]
     x = x.reshape(*x.shape[:2], math.prod(height), width)
     return x.flatten(0, 1) if per_image else x.transpose(0, 1).flatten(1, 2)
-
-
-def _exact(
-    logits: Tensor,
-    target: Tensor,
-    ignore_index: int,
-    classes: str | Sequence[int],
-    per_image: bool,
-    class_weights: Tensor | Sequence[float] | None,
-) -> Tensor:
-    """Lovász-Softmax by sorting the errors of all classes that take part, at once."""
-    num_images, num_classes = logits.shape[:2]
-    num_groups = num_images if per_image else 1
-    target = target.flatten(1)
-    valid = _valid(target, num_classes, ignore_index)
-    present = present_classes(target, num_classes, ignore_index, num_groups)
-    class_weights = as_class_weights(class_weights, num_classes, logits.device)
-    shares = class_shares(present, classes, class_weights) / present.any(1).sum().clamp(min=1)
-    taking_part = (shares > 0).any(0).nonzero().flatten()
-    with torch.autocast(logits.device.type, enabled=False):
-        # Zeros for pixels that do not count: not even a NaN there reaches the others.
-        logits = _at_least_float32(logits.flatten(2).masked_fill(~valid[:, None], 0))
-        probabilities = logits.softmax(1)[:, taking_part]
-        foreground = target[:, None] == taking_part[:, None]
-        errors = torch.where(foreground, 1 - probabilities, probabilities)
-        if not per_image:  # (B, C, N) -> (1, C, B N)
-            errors, foreground = (x.transpose(0, 1).flatten(1)[None] for x in (errors, foreground))
-            valid = valid.reshape(1, -1)
-        losses = _sorted_loss(errors, foreground & valid[:, None], valid[:, None])
-        return (losses * shares[:, taking_part]).sum().float()
-
-
-@torch.library.custom_op("panoptic_lovasz::valid_labels", mutates_args=())
-def _valid(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Which labels count, bool; an operator, since its check looks at values.
-
-    Raises:
-        LabelError: a label outside [0, C) that is not ``ignore_index``.
-    """
-    check_labels(label_range(target, ignore_index), num_classes, ignore_index)
-    return (target != ignore_index) & (target >= 0) & (target < num_classes)
-
-
-@_valid.register_fake
-def _(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    return torch.empty_like(target, dtype=torch.bool)
-
-
-def _sorted_loss(errors: Tensor, foreground: Tensor, valid: Tensor) -> Tensor:
-    """Lovász extension of the Jaccard loss (equations 7 and 8) along the last dimension; float64.
-
-    Args:
-        errors: (..., N), not negative.
-        foreground: (..., N) bool.
-        valid: bool, broadcasts to (..., N): the pixels that count, of which foreground is a part.
-    """
-    with torch.no_grad():
-        key = errors.masked_fill(~valid, -1).flatten(0, -2)  # pixels that do not count come last
-        weights = torch.empty_like(key)
-        rank = torch.arange(1, key.shape[-1] + 1, device=key.device)
-        rows_at_once = max(1, SORTED_ELEMENTS // max(1, key.shape[-1]))
-        for own_key, own_foreground, own_weights in zip(
-            *(x.split(rows_at_once) for x in (key, foreground.flatten(0, -2), weights)), strict=True
-        ):
-            order = own_key.argsort(dim=-1, descending=True)
-            wrong_foreground = own_foreground.gather(-1, order).cumsum(-1)
-            union = own_foreground.sum(-1, keepdim=True) + rank - wrong_foreground
-            jaccard = rank / union.double()  # Jaccard loss of the first `rank` pixels
-            added = jaccard.diff(prepend=jaccard.new_zeros(len(jaccard), 1))
-            own_weights.scatter_(-1, order, added.to(weights.dtype))
-        weights = weights.view_as(errors).masked_fill(~valid, 0)
-    return (errors * weights).sum(-1, dtype=torch.float64)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_shapes(logits: Tensor, target: Tensor) -> None:
