@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,10 +127,7 @@ def contestants(device: torch.device, scale_factor: int = 4) -> dict[str, Callab
 
     sorted_lovasz = None
     if installed_version("segmentation-models-pytorch"):
-        from segmentation_models_pytorch.losses import LovaszLoss
-
-        peer = LovaszLoss("multiclass", ignore_index=IGNORED)
-        sorted_lovasz = with_lovasz(lambda logits, target: peer(*_as_image(logits, target)))
+        sorted_lovasz = with_lovasz(lambda logits, target: _peer()(*_as_image(logits, target)))
     compiled = _compiler(device)
     available = _importable(compiled)
     return {
@@ -159,6 +157,13 @@ def _compiler(device: torch.device) -> str:
 def fused_name(device: torch.device) -> str:
     """Name of the loss that this project is about, as its users get it."""
     return f"fused CE + Lovász, {_compiler(device)} (ours)"
+
+
+@functools.cache
+def _peer() -> Callable:
+    from segmentation_models_pytorch.losses import LovaszLoss  # seconds, for whoever times it
+
+    return LovaszLoss("multiclass", ignore_index=IGNORED)
 
 
 def has_other_region(name: str) -> bool:
