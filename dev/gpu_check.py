@@ -98,8 +98,8 @@ def training(device: str, out: Path, dry: bool) -> list[Step]:
         config = "configs/CamVid-PanopticSegmentation/panoptic_lovasz_lite0.yaml"
         compare = ["-m", "panoptic_lovasz.tools.compare", "--config-file", config, "--jobs", "2"]
         compare += ["--losses", "ce,ce+lovasz", "--seeds", "1", "--output", str(out / "camvid")]
-        # From no other weights than those of the table: nothing can be fetched here.
-        options = ["SOLVER.MAX_ITER", "400", "MODEL.WEIGHTS", ""]
+        # The config is one for a CPU.
+        options = ["MODEL.DEVICE", device, "DATALOADER.NUM_WORKERS", "4", "SOLVER.MAX_ITER", "400"]
         steps.append(Step("CamVid", [*compare, *options], 190, "camvid/comparison.csv"))
     return steps
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from panoptic_lovasz import load_config
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -65,6 +67,8 @@ def test_camvid_is_trained_on_where_it_is(gpu_check, tmp_path, monkeypatch):
     (tmp_path / "camvid").mkdir()
     *_, camvid = gpu_check.training("cuda", tmp_path, False)
     assert camvid.name == "CamVid" and "ce,ce+lovasz" in camvid.arguments
+    config, options = camvid.arguments[3], camvid.arguments[-6:]
+    assert load_config(PROJECT / config, options).MODEL.DEVICE == "cuda"
 
 
 @pytest.mark.parametrize("part", ["correctness", "performance", "training"])
