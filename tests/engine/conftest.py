@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from programs import Program
 
 from panoptic_lovasz import Trainer, load_config
 from panoptic_lovasz.data import make_shapes
-
-sys.path.insert(0, str(Path(__file__).parent))  # also for the processes that `programs` starts
-
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import io
 import pickle
@@ -134,25 +133,12 @@ def test_on_a_gpu_triton_resizes_bit_for_bit_as_pytorch(dtype, size):
     _assert_equal_in_triton(resize, "cuda")
 
 
-def test_triton_is_launched_once_on_the_device_of_the_logits(monkeypatch):
+def test_triton_is_launched_once_on_the_device_of_the_logits(launches):
     triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
-    current, launches = [], []
-
-    @contextlib.contextmanager
-    def device_of(tensor):
-        current.append(tensor)
-        yield
-        current.pop()
-
-    class Kernel:
-        def __getitem__(self, grid):
-            return lambda *arguments: launches.append(current[0])
-
-    monkeypatch.setattr(torch.cuda, "device_of", device_of)
-    monkeypatch.setattr(triton_kernels, "resize_kernel", Kernel())
+    found = launches(triton_kernels, "resize_kernel")
     logits = torch.randn(3, 4, 5)
     triton_kernels.labels(HeadLogits(logits, 4, (16, 20), (32, 40)))
-    assert len(launches) == 1 and launches[0] is logits
+    assert len(found) == 1 and found[0] is logits
 
 
 # Four classes, upsampled to 128 x 128 pixels and resized to as many: just enough for the kernels.
