@@ -16,6 +16,7 @@ import datetime
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -186,7 +187,7 @@ def run(step: Step, out: Path, environment: dict[str, str]) -> tuple[list[str], 
     outcome = "too long" if code is None else "done" if code == 0 else f"failed with {code}"
     print(f"{step.name}: {outcome}, {took}", flush=True)
     lines = [f"### {step.name[0].upper()}{step.name[1:]}", ""]
-    lines += [f"`{' '.join([*program, 'python', *arguments])}`: {outcome}, {took}.", ""]
+    lines += [f"`{shlex.join([*program, 'python', *arguments])}`: {outcome}, {took}.", ""]
     tables = [path for path in sorted(out.glob(step.tables)) if _is_new(path, before)]
     for path in tables:
         lines += [*markdown(path), ""]

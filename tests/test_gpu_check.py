@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ def test_what_a_step_writes_becomes_a_table(gpu_check, tmp_path):
     assert ok
     assert lines[4:7] == ["| loss | ms |", "| --- | --- |", "| ours \\| best | 1.235 |"]
     assert "before" not in "".join(lines)
+    (command,) = re.findall("`(.*)`: done", lines[2])
+    assert shlex.split(command) == ["python", "-c", code]
 
 
 @pytest.mark.slow
