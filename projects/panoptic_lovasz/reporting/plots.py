@@ -32,6 +32,7 @@ __all__ = [
 THING, STUFF = "#e8833a", "#3d85c6"
 _INK = "#1f2329"  # text and lines; in an SVG it becomes the color of the text around it
 _COLORS = ("#3d85c6", "#e8833a", "#3aa76d", "#c94f7c", "#8e6bbf", "#b08b2e", "#4bb3b3", "#888888")
+_LINES = ("-", "--", ":")  # once all colors are taken
 _WIDTH = 5.0  # inches; figures beside each other, or one on a phone
 _MAX_POINTS = 400  # of a curve
 
@@ -51,11 +52,10 @@ def curves(title: str, series: Series, *, markers: bool = False, log: bool = Fal
     for n, (name, (x, y)) in enumerate(series.items()):
         xs, ys = np.asarray(x, float), np.asarray(y, float)
         step = max(1, len(xs) // _MAX_POINTS)
-        style = {"marker": "o", "markersize": 4} if markers else {}
-        color = _COLORS[n % len(_COLORS)]
-        axes.plot(
-            xs[::step], ys[::step], label=plot_text(name), color=color, linewidth=1.6, **style
-        )
+        style: dict[str, Any] = {"marker": "o", "markersize": 4} if markers else {}
+        style["color"] = _COLORS[n % len(_COLORS)]
+        style["linestyle"] = _LINES[n // len(_COLORS) % len(_LINES)]
+        axes.plot(xs[::step], ys[::step], label=plot_text(name), linewidth=1.6, **style)
     if log and all(np.nanmax(np.asarray(y, float), initial=0) > 0 for _, y in series.values()):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
