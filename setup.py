@@ -1,4 +1,4 @@
-"""Installs projects/panoptic_lovasz as `panoptic_lovasz`, with configs/ inside the package.
+"""Installs projects/panoptic_lovasz as `panoptic_lovasz`, with configs/ and zoo/ in the package.
 
 Detectron2 is not among the requirements: the package index does not have it. `make setup` builds
 it; otherwise install it as its documentation says, version 0.6 or newer.
@@ -13,15 +13,16 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 
 
-class BuildWithConfigs(build_py):
-    """Copies configs/ into the package, as Detectron2 does for its model zoo."""
+class BuildWithModels(build_py):
+    """Copies configs/ and zoo/ into the package, as Detectron2 does for its model zoo."""
 
     def run(self):
-        """Build, then copy; an editable install reads configs/ where it is."""
+        """Build, then copy; an editable install reads the folders where they are."""
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib, "panoptic_lovasz", "configs")
-            shutil.copytree(ROOT / "configs", target, dirs_exist_ok=True)
+            for folder in ("configs", "zoo"):
+                target = Path(self.build_lib, "panoptic_lovasz", folder)
+                shutil.copytree(ROOT / folder, target, dirs_exist_ok=True)
 
 
 def requirements(name):
@@ -47,7 +48,7 @@ setup(
     license="Apache-2.0",
     packages=find_packages("projects", include=["panoptic_lovasz", "panoptic_lovasz.*"]),
     package_dir={"": "projects"},
-    cmdclass={"build_py": BuildWithConfigs},
+    cmdclass={"build_py": BuildWithModels},
     python_requires=">=3.10",
     install_requires=[
         "Pillow>=9.1",

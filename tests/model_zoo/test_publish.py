@@ -72,14 +72,15 @@ def test_the_optimizer_stays_behind_and_the_weights_are_the_same(files, weights)
 
 
 def test_names_end_in_the_hash_of_the_content(files):
-    for file in files[1:4]:
+    for file in (files.safetensors, *files.stock):
         start = re.fullmatch(r"slim_([0-9a-f]{8})\.(safetensors|pth|pkl)", file.name)[1]
         assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(start)
 
 
 def test_publishing_again_gives_the_same_bytes(files, training_folder, tmp_path):
     again = publish(training_folder / "model_best.pth", "slim", tmp_path, license="CC0-1.0")
-    assert [f.name for f in again[1:]] == [f.name for f in files[1:]]
+    assert (again.safetensors.name, again.config.name) == (files.safetensors.name, "slim.yaml")
+    assert [f.name for f in again.stock] == [f.name for f in files.stock]
 
 
 def test_the_file_says_where_it_comes_from(files):
@@ -108,13 +109,13 @@ def test_the_config_holds_no_path_of_the_machine_and_trusts_nothing(files, train
     assert load_config(files.config, ["MODEL.WEIGHTS", cfg.MODEL.WEIGHTS]) == cfg
 
 
-@pytest.mark.parametrize("kind", ["pth", "pkl"])
+@pytest.mark.parametrize("kind", [0, 1])
 def test_stock_detectron2_loads_its_own_formats(files, slim_cfg, weights, kind):
     cfg = slim_cfg.clone()
     cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
     cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(getattr(files, kind)))
+    DetectionCheckpointer(model).load(str(files.stock[kind]))
     loaded = model.state_dict()
     assert loaded.keys() == weights.keys()
     for name, tensor in weights.items():
@@ -122,14 +123,14 @@ def test_stock_detectron2_loads_its_own_formats(files, slim_cfg, weights, kind):
 
 
 def test_the_pickle_is_that_of_detectron2s_zoo_arrays_and_an_author(files):
-    content = pickle.loads(files.pkl.read_bytes())
+    content = pickle.loads(files.stock[1].read_bytes())
     assert content.keys() == {"model", "__author__"}
     assert all(isinstance(a, np.ndarray) for a in content["model"].values())
 
 
 def test_every_published_weights_file_works_in_its_folder(files, training_folder, tmp_path):
     (tmp_path / "config.yaml").write_text(files.config.read_text())
-    for file in (files.pth, files.pkl):
+    for file in files.stock:
         (tmp_path / file.name).write_bytes(file.read_bytes())
         PanopticPredictor.from_checkpoint(tmp_path / file.name)
 
@@ -288,6 +289,31 @@ def test_the_command_writes_a_card_with_the_results_and_a_picture(
     arguments = ["--checkpoint", published, "--input", tmp_path / "photo.png", "--output", pictures]
     assert demo([*map(str, arguments)]) == 0
     assert (pictures / "photo.png").is_file()
+
+
+def test_half_precision_takes_half_the_bytes_and_loads_in_single_precision(
+    files, training_folder, tmp_path
+):
+    arguments = ["--name", "slim", "--output", str(tmp_path), "--half", "--safetensors-only"]
+    assert main([str(training_folder / "model_best.pth"), *arguments]) == 0
+    assert {f.suffix for f in tmp_path.iterdir()} == {".safetensors", ".yaml", ".md"}
+    assert ".pth" not in (tmp_path / "slim.md").read_text()
+    halved = next(tmp_path.glob("*.safetensors"))
+    assert {t.dtype for t in load_file(halved).values()} <= {torch.float16, torch.int64}
+    assert halved.stat().st_size < 0.6 * files.safetensors.stat().st_size
+    a, b = (PanopticPredictor.from_checkpoint(f).model for f in (halved, files.safetensors))
+    for rounded, exact in zip(a.parameters(), b.parameters(), strict=True):
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=2**-11, atol=2**-25)
+
+
+def test_a_weight_that_half_precision_cannot_hold_is_named(folder_copy, tmp_path):
+    weights = torch.load(folder_copy / "model_best.pth", weights_only=True)
+    weights["model"]["sem_seg_head.predictor.bias"][0] = 1e5
+    torch.save(weights, folder_copy / "model_best.pth")
+    with pytest.raises(CheckpointError, match=r"sem_seg_head.predictor.bias has the value 100000"):
+        publish(folder_copy / "model_best.pth", "slim", tmp_path / "out", half=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_without_a_picture_or_with_a_missing_one(training_folder, tmp_path, capsys):

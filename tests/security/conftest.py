@@ -103,7 +103,7 @@ class Trap:
         info = read_model_info(file)
         config = self.folder / "model.yaml"
         config.write_text(info.config)
-        files = model_zoo.PublishedFiles(info, file, file, file, config)
+        files = model_zoo.PublishedFiles(info, file, config)
         model_zoo.add_to_index(self.folder / "index.json", files)
         return self.folder / "index.json"
 

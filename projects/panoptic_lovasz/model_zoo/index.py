@@ -19,7 +19,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
 from .publishing import PublishedFiles
 
-__all__ = ["ZOO_VARIABLE", "Entry", "add_to_index", "check_below", "fetch", "read_index"]
+__all__ = ["Entry", "add_to_index", "check_below", "fetch", "project_folder", "read_index"]
 
 ZOO_VARIABLE = "PANOPTIC_LOVASZ_ZOO"
 _INDEX = "index.json"
@@ -54,15 +54,13 @@ def read_index(zoo: str | os.PathLike | None = None) -> dict[str, Entry]:
 
     Args:
         zoo: an index file, or a folder with an ``index.json``: a path or a URL that iopath can
-            read. By default the environment variable PANOPTIC_LOVASZ_ZOO; if that is not set there
-            is no zoo, and no entry.
+            read. By default that of the environment variable PANOPTIC_LOVASZ_ZOO; if that is not
+            set, the project's own.
 
     Raises:
         ConfigError: if there is no such index, or it is damaged; names the entry and field.
     """
     location = _locate(zoo)
-    if location is None:
-        return {}
     try:
         text = _read(location)
     except Exception as error:  # of any type: iopath's handlers raise their own
@@ -150,10 +148,15 @@ def check_below(index_file: str | os.PathLike, folder: str | os.PathLike) -> Non
         )
 
 
-def _locate(zoo: str | os.PathLike | None) -> str | None:
-    location = os.fspath(zoo) if zoo is not None else os.getenv(ZOO_VARIABLE, "")
-    if not location:
-        return None
+def project_folder(name: str) -> Path:
+    """The folder of the project of that name, such as "configs"; a wheel has it in the package."""
+    package = Path(__file__).parents[1]
+    folder = package / name
+    return folder if folder.is_dir() else package.parents[1] / name
+
+
+def _locate(zoo: str | os.PathLike | None) -> str:
+    location = os.fspath(zoo or os.getenv(ZOO_VARIABLE) or project_folder("zoo"))
     if "://" not in location:
         location = Path(location).expanduser().absolute().as_posix()
     return location if location.endswith(".json") else f"{location.rstrip('/')}/{_INDEX}"

@@ -135,7 +135,14 @@ predictor("photo.jpg").save("prediction.png")
 python demo.py --checkpoint {files.safetensors.name} --input photo.jpg --output pictures/
 ```
 
-The file holds the config and the classes. `{files.pth.name}` and `{files.pkl.name}` are for
+The file holds the config and the classes.{_stock_use(files)}"""
+
+
+def _stock_use(files: PublishedFiles) -> str:
+    if not files.stock:
+        return ""
+    names = " and ".join(f"`{file.name}`" for file in files.stock)
+    return f""" {names} are for
 Detectron2's own `DetectionCheckpointer`: the parameters are those of its Panoptic FPN."""
 
 
@@ -154,8 +161,8 @@ def _training(info: ModelInfo) -> str:
 
 
 def _files(files: PublishedFiles) -> str:
-    weights = (files.safetensors, files.pth, files.pkl, files.config)
-    rows = [[f"`{f.name}`", f"{f.stat().st_size:,}", sha256_of(f)] for f in weights]
+    written = (files.safetensors, *files.stock, files.config)
+    rows = [[f"`{f.name}`", f"{f.stat().st_size:,}", sha256_of(f)] for f in written]
     return "## Files\n\n" + _table(rows, ["file", "bytes", "SHA-256"])
 
 

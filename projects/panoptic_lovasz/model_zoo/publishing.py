@@ -37,13 +37,18 @@ logger = logging.getLogger(__name__)
 
 
 class PublishedFiles(NamedTuple):
-    """What :func:`publish` wrote; every weights file has the start of its SHA-256 in its name."""
+    """What :func:`publish` wrote; every weights file has the start of its SHA-256 in its name.
+
+    Attributes:
+        info: what the model says about itself.
+        safetensors, config: always there.
+        stock: the weights in Detectron2's own formats, .pth and .pkl; empty if not asked for.
+    """
 
     info: ModelInfo
     safetensors: Path
-    pth: Path
-    pkl: Path
     config: Path
+    stock: tuple[Path, ...] = ()
 
 
 def publish(
@@ -52,6 +57,8 @@ def publish(
     output_dir: str | os.PathLike,
     *,
     license: str = "not stated",
+    half: bool = False,
+    stock_formats: bool = True,
     trust_weights: bool = False,
 ) -> PublishedFiles:
     """Write a checkpoint, without the optimizer, as files to share.
@@ -66,6 +73,9 @@ def publish(
         name: letters, digits, ``.``, ``_``, ``-`` and ``+``.
         output_dir: folder to write into; made if it is not there.
         license: the weights' license.
+        half: store floating-point numbers in half precision, in half the bytes; a model computes in
+            single precision with them.
+        stock_formats: write ``.pth`` and ``.pkl``, too.
         trust_weights: load a pickle of any content, which may run code.
 
     Raises:
@@ -86,7 +96,9 @@ def publish(
     info = describe(cfg, name, classes=classes, metrics=metrics, license=license)
     if not info.metrics:
         logger.warning(f"results.csv has no evaluation of {checkpoint.weights}: none is published")
-    return _write(info, weights, Path(output_dir))
+    if half:
+        weights = {key: _halve(key, tensor) for key, tensor in weights.items()}
+    return _write(info, weights, Path(output_dir), stock_formats)
 
 
 def describe(
@@ -172,26 +184,44 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write(info: ModelInfo, weights: dict[str, torch.Tensor], folder: Path) -> PublishedFiles:
+def _halve(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    halved = tensor.half()
+    if not torch.equal(halved.isfinite(), tensor.isfinite()):
+        raise CheckpointError(
+            f"{key} has the value {tensor.abs().max():g}, which half precision cannot hold "
+            "(at most 65504): publish this model without it"
+        )
+    return halved
+
+
+def _write(
+    info: ModelInfo, weights: dict[str, torch.Tensor], folder: Path, stock_formats: bool
+) -> PublishedFiles:
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
+    content = {".safetensors": _sort_metadata(save(weights, info.to_metadata()))}
+    if stock_formats:
+        content |= _in_stock_formats(weights)
+    files = []
+    for suffix, data in content.items():
+        file = folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
+        _write_bytes(file, data)
+        files.append(file)
+    config = folder / f"{info.name}.yaml"
+    _write_bytes(config, info.config.encode())
+    return PublishedFiles(info, files[0], config, tuple(files[1:]))
+
+
+def _in_stock_formats(weights: dict[str, torch.Tensor]) -> dict[str, bytes]:
     author = "panoptic_lovasz"
     arrays = {key: _as_array(tensor) for key, tensor in weights.items()}
     pth = io.BytesIO()
     torch.save({"model": weights, "__author__": author}, pth)
-    content = {
-        ".safetensors": _sort_metadata(save(weights, info.to_metadata())),
-        ".pth": pth.getvalue(),
-        ".pkl": pickle.dumps({"model": arrays, "__author__": author}, protocol=4),
-    }
-    files = {}
-    for suffix, data in content.items():
-        files[suffix] = folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
-        _write_bytes(files[suffix], data)
-    config = folder / f"{info.name}.yaml"
-    _write_bytes(config, info.config.encode())
-    return PublishedFiles(info, files[".safetensors"], files[".pth"], files[".pkl"], config)
+    pkl = pickle.dumps({"model": arrays, "__author__": author}, protocol=4)
+    return {".pth": pth.getvalue(), ".pkl": pkl}
 
 
 def _as_array(tensor: torch.Tensor) -> np.ndarray:

@@ -19,7 +19,7 @@ from ..checkpoint import Checkpoint, SafeCheckpointer, find_checkpoint, load_wei
 from ..config import load_config, load_found_config
 from ..errors import CheckpointError, ConfigError
 from ..modeling import clear_build_errors
-from .index import ZOO_VARIABLE, fetch, read_index
+from .index import fetch, project_folder, read_index
 
 __all__ = ["find_model", "get", "get_checkpoint", "get_config", "list"]
 
@@ -139,10 +139,7 @@ def _config_file(name: str, zoo: Zoo) -> str:
     known = {*list(zoo=zoo), *_detectron2_names()}
     similar = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {similar[0]}?" if similar else ""
-    searched = "" if zoo or os.getenv(ZOO_VARIABLE) else f" (and ${ZOO_VARIABLE} names no zoo)"
-    raise ConfigError(
-        f"'{name}' is not a file, a folder or a name of the model zoo{searched}{hint}"
-    )
+    raise ConfigError(f"'{name}' is not a file, a folder or a name of the model zoo{hint}")
 
 
 def _key(name: str) -> str:
@@ -150,11 +147,8 @@ def _key(name: str) -> str:
 
 
 def _own_configs() -> dict[str, Path]:
-    """The project's configs by name; a wheel has them in the package."""
-    package = Path(__file__).parents[1]
-    folder = package / "configs"
-    if not folder.is_dir():
-        folder = package.parents[1] / "configs"
+    """The project's configs by name."""
+    folder = project_folder("configs")
     files = {f for f in folder.rglob("*.yaml") if not f.name.startswith("Base-")}
     return {f.relative_to(folder).with_suffix("").as_posix(): f for f in files}
 

@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m panoptic_lovasz.model_zoo", description="List the models with a name."
     )
     parser.add_argument(
-        "--zoo", metavar="FOLDER|URL", help="place of an index.json (default: $PANOPTIC_LOVASZ_ZOO)"
+        "--zoo",
+        metavar="FOLDER|URL",
+        help="place of an index.json (default: $PANOPTIC_LOVASZ_ZOO, else the project's own)",
     )
     return cli.run(parser, _run, argv)
 

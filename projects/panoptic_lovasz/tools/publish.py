@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", required=True, help="the model's name, with which the files' names start")
     add("--output", default="published", metavar="DIR", type=Path, help="(%(default)s)")
     add("--license", default="not stated", help="of the weights, for example CC-BY-4.0")
+    add("--half", action="store_true", help="half precision: half the bytes")
+    add("--safetensors-only", action="store_true", help="no .pth and .pkl for Detectron2's tools")
     add("--picture", metavar="IMAGE", help="image for the card (first of the test set, if there)")
     add("--index", metavar="JSON", type=Path, help="index of a model zoo to add the model to")
     add(
@@ -66,6 +68,8 @@ def _run(args: argparse.Namespace) -> None:
         args.name,
         args.output,
         license=args.license,
+        half=args.half,
+        stock_formats=not args.safetensors_only,
         trust_weights=args.trust_weights,
     )
     picture = None
@@ -76,8 +80,8 @@ def _run(args: argparse.Namespace) -> None:
     write_model_card(card, files, picture)
     if args.index:
         add_to_index(args.index, files)
-    written = [*files[1:], *filter(None, [picture]), card, *filter(None, [args.index])]
-    print("\n".join(map(str, written)))
+    written = [files.safetensors, *files.stock, files.config, picture, card, args.index]
+    print("\n".join(str(file) for file in written if file))
 
 
 def _first_test_image(cfg: CfgNode) -> str | None:
