@@ -1,6 +1,8 @@
 import json
+import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,22 @@ def test_an_image_without_instances_gives_empty_outputs(exported, images):
         "scores": 0,
     }
     assert outputs["image_size"].tolist() == [64, 64]
+
+
+def test_the_exported_network_computes_with_as_many_threads_as_pytorch(exported):
+    if exported.suffix == ".ts" or not Path("/proc/self/task").is_dir():
+        pytest.skip("TorchScript's threads are PyTorch's own; threads are counted on Linux")
+    loaded, added = [], []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            before = len(os.listdir("/proc/self/task"))
+            loaded.append(load_exported(exported))
+            added.append(len(os.listdir("/proc/self/task")) - before)
+    finally:
+        torch.set_num_threads(threads)
+    assert added == [0, 2]
 
 
 def test_merging_the_outputs_gives_the_predictors_segmentation(exported, exportable, images):

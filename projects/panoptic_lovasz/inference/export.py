@@ -80,7 +80,8 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
 def load_exported(path: str | os.PathLike) -> _Exported:
     """Load what :func:`export_predictor` wrote as a function of an image, on the CPU.
 
-    The function takes a float32 (3, H, W) tensor and returns the tensors named in ``OUTPUTS``.
+    The function takes a float32 (3, H, W) tensor and returns the tensors named in ``OUTPUTS``. It
+    computes with as many threads as PyTorch had when the file was loaded.
 
     Raises:
         ConfigError: if the ending is unknown, a package is missing, or an ONNX file refers to
@@ -96,7 +97,9 @@ def load_exported(path: str | os.PathLike) -> _Exported:
         raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
     onnx, runtime = _require("onnx", "onnxruntime")
     _check_self_contained(onnx.load(path, load_external_data=False), path)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> dict[str, Tensor]:
         outputs = session.run(list(OUTPUTS), {"image": image.numpy()})
