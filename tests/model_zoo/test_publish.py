@@ -283,7 +283,7 @@ def test_the_command_writes_a_card_with_the_results_and_a_picture(
     for file in out.iterdir():
         assert file.name in card or file.name == "slim.md"
         assert ".tmp" not in file.name
-    assert Image.open(out / "slim.png").size[0] >= 90
+    assert Image.open(out / "slim.jpg").size[0] >= 90
     published = next(out.glob("*.safetensors"))
     pictures = tmp_path / "pictures"
     arguments = ["--checkpoint", published, "--input", tmp_path / "photo.png", "--output", pictures]

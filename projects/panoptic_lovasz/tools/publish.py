@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     picture = None
     if result:
-        picture = args.output / f"{args.name}.png"
+        picture = args.output / f"{args.name}.jpg"
         result.save(picture)
     card = args.output / f"{args.name}.md"
     write_model_card(card, files, picture)
