@@ -4,8 +4,8 @@
 
 The image is scaled to --size x --size. Every way is the same weights:
 
-eager            PyTorch, `PanopticPredictor` as it is
-channels last    with MODEL.TIMM.CHANNELS_LAST
+eager            PyTorch, `PanopticPredictor` with MODEL.TIMM.CHANNELS_LAST off
+channels last    the same with it on, as the slim configs have it
 bfloat16         `PanopticPredictor(amp=True)`
 ONNX Runtime     the exported network, and this project's merging in Python
 R50              R50-FPN of COCO's size with random weights, for comparison
@@ -79,11 +79,11 @@ def make_photo(path: str | None, size: int) -> np.ndarray:
 
 def make_calls(args: argparse.Namespace, photo: np.ndarray, file: Path) -> dict:
     """Functions that return the segment map, by name."""
-    eager = slim(args)
+    eager = slim(args, "MODEL.TIMM.CHANNELS_LAST", "False")
     predictors = {
         "eager": eager,
         "channels last": slim(args, "MODEL.TIMM.CHANNELS_LAST", "True"),
-        "bfloat16": slim(args, amp=True),
+        "bfloat16": slim(args, "MODEL.TIMM.CHANNELS_LAST", "False", amp=True),
         "R50": from_config(R50, args.size),
     }
     for name in ("channels last", "bfloat16"):
