@@ -27,7 +27,8 @@ from PIL import Image
 
 from panoptic_lovasz import load_config
 from panoptic_lovasz.inference import PanopticPredictor
-from panoptic_lovasz.inference.export import export_predictor, load_exported, merge_outputs
+from panoptic_lovasz.inference.export import export_predictor
+from panoptic_lovasz.inference.exported import load_exported, merge_outputs
 
 from . import common
 

@@ -10,14 +10,9 @@ import torch
 from torch import nn
 
 from panoptic_lovasz.errors import ConfigError
-from panoptic_lovasz.inference import PanopticPredictor, export
-from panoptic_lovasz.inference.export import (
-    OUTPUTS,
-    check_export,
-    export_predictor,
-    load_exported,
-    merge_outputs,
-)
+from panoptic_lovasz.inference import PanopticPredictor
+from panoptic_lovasz.inference.export import check_export, export_predictor
+from panoptic_lovasz.inference.exported import OUTPUTS, _rules, load_exported, merge_outputs
 from panoptic_lovasz.merging import CombineRules
 from panoptic_lovasz.tools.export import main
 
@@ -279,7 +274,7 @@ def test_the_rules_in_a_description_that_an_earlier_version_wrote_are_understood
         "void_labels": [2],
         "confidence_margin": 0.1,
     }
-    assert export._rules(old) == CombineRules(0.4, 9, 0.3, (2,), True, 0.1)
-    assert not export._rules(old | {"confidence_margin": None}).confidence_aware
+    assert _rules(old) == CombineRules(0.4, 9, 0.3, (2,), True, 0.1)
+    assert not _rules(old | {"confidence_margin": None}).confidence_aware
     rules = CombineRules(0.4, 9, 0.3, (2,), True, 0.1)
-    assert export._rules(json.loads(json.dumps(asdict(rules)))) == rules
+    assert _rules(json.loads(json.dumps(asdict(rules)))) == rules

@@ -18,7 +18,7 @@ from panoptic_lovasz.checkpoint import find_checkpoint, read_model_info
 from panoptic_lovasz.config import load_found_config
 from panoptic_lovasz.data import PanopticClasses
 from panoptic_lovasz.errors import CheckpointError, ConfigError, DatasetError
-from panoptic_lovasz.inference.export import load_exported
+from panoptic_lovasz.inference.exported import load_exported
 from panoptic_lovasz.model_zoo.index import fetch
 from panoptic_lovasz.model_zoo.model_card import write_model_card
 from panoptic_lovasz.reporting.page import table, write_page

@@ -2,16 +2,15 @@
 
 What is exported takes one image and gives the instance branch's detections and the semantic
 branch's logits. Pasting the masks, upsampling the logits and merging are left to the application,
-because they depend on the size of the original image; :func:`merge_outputs` does them in Python.
+because they depend on the size of the original image; :mod:`.exported` does them in Python.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,28 +19,19 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.export import TracingAdapter
 from detectron2.modeling import PanopticFPN
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..files import replacing, write_atomically
-from ..merging import CombineRules, postprocess_panoptic
+from ..merging import CombineRules
+from .exported import OUTPUTS, load_exported, require
 from .predictor import PanopticPredictor
 
-__all__ = ["OUTPUTS", "check_export", "export_predictor", "load_exported", "merge_outputs"]
+__all__ = ["check_export", "export_predictor"]
 
-OUTPUTS = {
-    "boxes": "float32 (N, 4), x0, y0, x1, y1 in pixels of the network's input",
-    "classes": "int64 (N,), thing 0..T-1",
-    "masks": "float32 (N, 1, M, M), probabilities inside each box",
-    "scores": "float32 (N,), in [0, 1]",
-    "image_size": "int64 (2,), height and width of the network's input",
-    "sem_seg": "float32 (1, 1 + S, h, w), logits of the semantic classes at sem_seg_stride of the "
-    "input padded at the right and bottom",
-}
 _OPSET = 17
 _TOLERANCE = 1e-3
-_Exported = Callable[[Tensor], dict[str, Tensor]]
 
 
 def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, image: Tensor) -> None:
@@ -64,7 +54,7 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
     if write is None:
         raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
     if path.suffix == ".onnx":
-        _require("onnx", "onnxscript")
+        require("onnx", "onnxscript")
     if predictor.cfg.MODEL.DEVICE != "cpu":
         raise ConfigError("export from the CPU: its tensors become part of the exported network")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,37 +65,6 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
             raise ConfigError(_explain(predictor.model, image, write, partial, error)) from error
     content = json.dumps(_description(predictor), indent=1).encode()
     write_atomically(path.with_suffix(".json"), lambda f: f.write(content))
-
-
-def load_exported(path: str | os.PathLike) -> _Exported:
-    """Load what :func:`export_predictor` wrote as a function of an image, on the CPU.
-
-    The function takes a float32 (3, H, W) tensor and returns the tensors named in ``OUTPUTS``. It
-    computes with as many threads as PyTorch had when the file was loaded.
-
-    Raises:
-        ConfigError: if the ending is unknown, a package is missing, or an ONNX file refers to
-            others. TorchScript is code: only for files whose author you trust.
-    """
-    path = Path(path)
-    if path.suffix == ".ts":
-        import torchvision  # noqa: F401  registers the operators that the file uses
-
-        script = torch.jit.load(path, map_location="cpu")
-        return lambda image: dict(zip(OUTPUTS, script(image), strict=True))
-    if path.suffix != ".onnx":
-        raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
-    onnx, runtime = _require("onnx", "onnxruntime")
-    _check_self_contained(onnx.load(path, load_external_data=False), path)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor) -> dict[str, Tensor]:
-        outputs = session.run(list(OUTPUTS), {"image": image.numpy()})
-        return dict(zip(OUTPUTS, map(torch.as_tensor, outputs), strict=True))
-
-    return run
 
 
 @torch.no_grad()
@@ -145,48 +104,6 @@ def check_export(
                     f"{where} differs from the network's by up to {difference.max().item():.2g}"
                 )
     return worst
-
-
-def merge_outputs(
-    outputs: Mapping[str, Tensor], description: Mapping[str, Any], height: int, width: int
-) -> tuple[Tensor, list[dict]]:
-    """Turn an exported network's outputs into a panoptic segmentation.
-
-    Args:
-        outputs: those of the function that :func:`load_exported` returns.
-        description: content of the JSON file beside the exported one.
-        height, width: size of the original image.
-
-    Returns:
-        ``panoptic_seg``, int32 (height, width), and ``segments_info``, as Panoptic FPN does.
-    """
-    instances = Instances(
-        tuple(outputs["image_size"].tolist()),
-        pred_boxes=Boxes(outputs["boxes"].clone()),
-        scores=outputs["scores"],
-        pred_classes=outputs["classes"],
-        pred_masks=outputs["masks"],
-    )
-    result = postprocess_panoptic(
-        instances,
-        outputs["sem_seg"][0],
-        instances.image_size,
-        height,
-        width,
-        scale=description["sem_seg_stride"],
-        rules=_rules(description["combine"]),
-    )
-    return result["panoptic_seg"]
-
-
-def _rules(combine: Mapping[str, Any]) -> CombineRules:
-    combine = dict(combine, void_labels=tuple(combine["void_labels"]))
-    if "overlap_threshold" in combine:  # as 0.1.0 has written them
-        combine["overlap_thresh"] = combine.pop("overlap_threshold")
-        combine["instances_confidence_thresh"] = combine.pop("instances_score_threshold")
-        margin = combine.pop("confidence_margin")
-        combine |= {"confidence_aware": margin is not None, "margin": margin or 0.0}
-    return CombineRules(**combine)
 
 
 def _network(model: PanopticFPN, inputs: dict) -> tuple[Instances, Tensor]:
@@ -278,24 +195,3 @@ def _description(predictor: PanopticPredictor) -> dict[str, Any]:
         "combine": asdict(CombineRules.from_config(cfg)),
         "categories": predictor.categories,
     }
-
-
-def _check_self_contained(model: Any, path: Path) -> None:
-    """Refuse data in other files, which :func:`export_predictor` does not write."""
-    waiting = [model]
-    while waiting:
-        message = waiting.pop()
-        for field, value in message.ListFields():
-            if field.name == "external_data":
-                raise ConfigError(f"{path} keeps data in other files; it must hold all of it")
-            if field.type == field.TYPE_MESSAGE:
-                waiting += value if hasattr(value, "append") or hasattr(value, "add") else [value]
-
-
-def _require(*packages: str) -> list[Any]:
-    try:
-        return [importlib.import_module(name) for name in packages]
-    except ImportError as error:
-        raise ConfigError(
-            f"ONNX needs the package {error.name}: pip install 'panoptic_lovasz[export]'"
-        ) from error
