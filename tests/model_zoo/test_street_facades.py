@@ -36,6 +36,7 @@ def test_it_is_small_and_says_what_it_is():
     card = (PROJECT / "zoo" / f"{NAME}.md").read_text()
     assert "CC BY 4.0" in card and f"{entry.metrics['panoptic_seg/PQ']:.1f}" in card
     assert entry.sha256 in card
+    assert "danielbuechele, [CC BY 2.0]" in card  # whose photo its picture shows
 
 
 def test_by_its_name_alone_it_finds_windows_where_the_tower_is_and_the_trees_below(photo):
