@@ -17,7 +17,8 @@ import torch
 from tabulate import tabulate
 
 Times = dict[str, list[float]]
-CALLS_IN_A_ROW = 10  # on CUDA: one call may take less than the host takes for it
+CALLS_IN_A_ROW = 10  # on CUDA: one call may take less than the host takes for it; but not if
+LONG_CALL = 0.02  # it takes so many seconds
 
 
 def installed_version(package: str) -> str | None:
@@ -47,8 +48,9 @@ def interleave(
 ) -> tuple[Times, Times]:
     """Run the calls in turn, so that what disturbs the machine disturbs all of them alike.
 
-    After a warm-up each call is repeated until it has used up ``seconds``. On CUDA one repeat is
-    several calls in a row and the time that the device took for them, divided by their number.
+    After a warm-up each call is repeated until it has used up ``seconds``. On CUDA one repeat of a
+    short call is several in a row, and the time that the device took for them divided by their
+    number.
 
     Returns:
         Wall-clock seconds of each repeat, and CPU seconds of all threads (nothing on CUDA).
@@ -57,13 +59,16 @@ def interleave(
         call()
     wall: Times = {name: [] for name in calls}
     cpu: Times = {name: [] for name in calls}
-    in_a_row = CALLS_IN_A_ROW if device.type == "cuda" else 1
+    in_a_row = dict.fromkeys(calls, 1)
+    if device.type == "cuda":
+        for name, call in calls.items():
+            in_a_row[name] = CALLS_IN_A_ROW if _device_seconds(call, 1) < LONG_CALL else 1
     for repeat in range(at_most):
         for name, call in calls.items():
-            if repeat >= at_least and sum(wall[name]) * in_a_row > seconds:
+            if repeat >= at_least and sum(wall[name]) * in_a_row[name] > seconds:
                 continue
             if device.type == "cuda":
-                wall[name].append(_device_seconds(call))
+                wall[name].append(_device_seconds(call, in_a_row[name]))
                 continue
             wall_start, cpu_start = time.perf_counter(), time.process_time()
             call()
@@ -72,15 +77,15 @@ def interleave(
     return wall, cpu
 
 
-def _device_seconds(call: Callable[[], object]) -> float:
+def _device_seconds(call: Callable[[], object], in_a_row: int) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
-    for _ in range(CALLS_IN_A_ROW):
+    for _ in range(in_a_row):
         call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3 / CALLS_IN_A_ROW
+    return start.elapsed_time(end) / 1e3 / in_a_row
 
 
 def median(values: list[float]) -> float | None:

@@ -64,7 +64,7 @@ def measure(workload: Workload, device: torch.device):
         row = {"device ms": None, "kernels ms": sum(times.values()), "graph ms": None}
         row |= {"host ms": None, "launches": launches}
         if device.type == "cuda":
-            wall, _ = common.interleave({"": call}, device, seconds=1)
+            wall, _ = common.interleave({"": call}, device, seconds=0.3)
             row["device ms"] = 1e3 * common.median(wall[""])
             row["graph ms"], row["host ms"] = graph_ms(call, device), host_ms(call)
         longest = [
@@ -105,7 +105,7 @@ def graph_ms(call: Callable, device: torch.device) -> float:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    wall, _ = common.interleave({"": graph.replay}, device, seconds=1)
+    wall, _ = common.interleave({"": graph.replay}, device, seconds=0.3)
     return 1e3 * common.median(wall[""])
 
 

@@ -14,6 +14,9 @@ from panoptic_lovasz.merging import HeadLogits, SemSegLogits, lazy_logits
 from panoptic_lovasz.merging import labels as sem_seg
 from panoptic_lovasz.merging.labels import semantic_labels, semantic_logits
 
+# Without a GPU Triton's interpreter runs the kernels (tests/conftest.py).
+TRITON_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 
 def _detectron2(logits, scale, image_size, size):
     """What SemSegFPNHead.forward and PanopticFPN.inference do to the logits of an image."""
@@ -82,10 +85,10 @@ def test_kernels_that_round_in_another_way_are_noticed(function, monkeypatch):
     assert not sem_seg._are_exact(numba_kernels, torch.device("cpu"))
 
 
-def _assert_equal_in_triton(resize, device="cpu"):
+def _assert_equal_in_triton(resize):
     triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
     logits, *sizes = resize
-    resize = (logits.to(device), *sizes)
+    resize = (logits.to(TRITON_DEVICE), *sizes)
     expected = _detectron2(*resize)
     assert torch.equal(
         triton_kernels.resize(HeadLogits(*resize)).nan_to_num(99), expected.nan_to_num(99)
@@ -119,7 +122,7 @@ def test_triton_gives_the_labels_of_logits_that_are_not_finite(value):
 
 def test_triton_resizes_by_any_factor_but_for_rounding():
     triton_kernels = pytest.importorskip("panoptic_lovasz.merging.kernels.labels_triton")
-    resize = (torch.randn(2, 3, 9), 4, (10, 33), (7, 43))
+    resize = (torch.randn(2, 3, 9).to(TRITON_DEVICE), 4, (10, 33), (7, 43))
     found = triton_kernels.resize(HeadLogits(*resize))
     torch.testing.assert_close(found, _detectron2(*resize), atol=4e-6, rtol=0)
     assert torch.equal(triton_kernels.labels(HeadLogits(*resize)).long(), found.argmax(dim=0))
@@ -130,7 +133,7 @@ def test_triton_resizes_by_any_factor_but_for_rounding():
 @pytest.mark.parametrize("size", [(146, 613), (300, 320), (243, 327)])
 def test_on_a_gpu_triton_resizes_bit_for_bit_as_pytorch(dtype, size):
     resize = (torch.randn(19, 61, 83).to(dtype), 4, (243, 327), size)
-    _assert_equal_in_triton(resize, "cuda")
+    _assert_equal_in_triton(resize)
 
 
 def test_triton_is_launched_once_on_the_device_of_the_logits(launches):
