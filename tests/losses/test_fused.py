@@ -311,6 +311,7 @@ def test_auto_falls_back_to_plain_pytorch_where_there_are_no_compiled_kernels(mo
     for device in ("cpu", "meta"):
         assert kernels.choose("auto", torch.device(device)) == "torch"
     monkeypatch.setitem(sys.modules, "panoptic_lovasz.losses.kernels.numba_impl", None)
+    kernels.load.cache_clear()
     with pytest.raises(ImportError, match="numba_impl"):
         cross_entropy_lovasz(*make(), impl="numba")
 

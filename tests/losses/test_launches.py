@@ -10,27 +10,20 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
 from panoptic_lovasz.losses import cross_entropy_region, labels
-from panoptic_lovasz.losses.operator import _backward, _forward
 
 ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty"}
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations of PyTorch, those inside this package's operators included, but for
-    allocations, and of the kernels that are launched."""
+    """Names of the operations of PyTorch but for allocations, and of kernels that are launched."""
 
     def __init__(self):
         super().__init__()
         self.names = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        own = {"cross_entropy_region": _forward, "cross_entropy_region_backward": _backward}
-        name = func._opname
-        if func.namespace == "panoptic_lovasz":
-            with self:
-                return own[name]._init_fn(*args, **(kwargs or {}))
-        if name not in ALLOCATIONS:
-            self.names.append(name)
+        if func._opname not in ALLOCATIONS:
+            self.names.append(func._opname)
         return func(*args, **(kwargs or {}))
 
 
@@ -81,6 +74,7 @@ def test_a_step_of_the_fused_loss_is_a_dozen_operations_at_most(
     operations.names.clear()
     with operations:
         step()
-    names = [name for name in operations.names if name not in ("ones_like", "detach")]
-    # The check's copy of the two extreme labels to the host is one more.
+    # The check's copy of the two extreme labels to the host is one more, there on a GPU alone.
+    not_counted = ("ones_like", "detach", "copy_")
+    names = [name for name in operations.names if name not in not_counted]
     assert len(names) + 1 <= 12, " ".join(names)

@@ -1,7 +1,9 @@
-"""The fused loss as an operator of PyTorch: ``torch.compile`` takes it whole, forward and backward.
+"""The fused loss with its gradient: a function of autograd, and an operator for ``torch.compile``.
 
-An operator's schema wants plain arguments, so :class:`.LossOptions` is spelled out here and put
-together again inside. Shapes of all results follow from those of the arguments (`_fake`).
+The compiler takes the operator whole, forward and backward. Its schema wants plain arguments, so
+:class:`.LossOptions` is spelled out here and put together again inside. Shapes of all results
+follow from those of the arguments (`_fake`). Without the compiler the function does the same: on
+its way to an operator PyTorch spends more time than a GPU does on a small batch.
 """
 
 from __future__ import annotations
@@ -30,7 +32,60 @@ def cross_entropy_region(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy and region loss of checked arguments, contiguous, with a named ``impl``."""
     later = logits.is_cuda and logits.requires_grad and torch.is_grad_enabled()
-    return _forward(logits, target, later, *_spelled_out(options))[:2]
+    if torch.compiler.is_compiling():
+        return _forward(logits, target, later, *_spelled_out(options))[:2]
+    return _Function.apply(logits, target, later, options)[:2]
+
+
+def _losses(
+    logits: Tensor, target: Tensor, later: bool, options: LossOptions
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Cross-entropy, region loss, range of the labels, and what the backward pass wants back."""
+    ce, region, extremes, saved = load(options.impl).forward(logits, target, options)
+    if not later:
+        check_labels(extremes, logits.shape[1], options.ignore_index)
+    return ce, region, extremes, saved
+
+
+def _gradient(
+    ce_gradient: Tensor | None,
+    region_gradient: Tensor | None,
+    logits: Tensor,
+    target: Tensor,
+    extremes: Tensor,
+    saved: list[Tensor],
+    later: bool,
+    options: LossOptions,
+) -> Tensor:
+    """Gradient with respect to the logits."""
+    if later:
+        check_labels_later(extremes, logits.shape[1], options.ignore_index)
+    return load(options.impl).backward(ce_gradient, region_gradient, logits, target, saved, options)
+
+
+class _Function(torch.autograd.Function):
+    @staticmethod
+    def forward(logits: Tensor, target: Tensor, later: bool, options: LossOptions) -> Any:
+        *results, saved = _losses(logits, target, later, options)
+        return *results, *saved
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        logits, target, *ctx.rest = inputs
+        ctx.save_for_backward(logits, target, *output[2:])
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        logits, target, extremes, *saved = ctx.saved_tensors
+        later, options = ctx.rest
+        arguments = (gradients[0], gradients[1], logits, target, extremes, saved, later)
+        if torch.is_grad_enabled():  # for a second derivative, which the operator refuses
+            gradient = _backward(*arguments, *_spelled_out(options))
+        else:
+            gradient = _gradient(*arguments, options)
+        return gradient, None, None, None
 
 
 def _spelled_out(options: LossOptions) -> tuple[Any, ...]:
@@ -62,13 +117,8 @@ def _put_together(*plain: Any) -> LossOptions:
 def _forward(
     logits: Tensor, target: Tensor, later: bool, *plain: Any
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """Cross-entropy, region loss, range of the labels, and what the backward pass wants back."""
-    options = _put_together(*plain)
-    with torch.autocast(logits.device.type, enabled=False):
-        ce, region, extremes, saved = load(options.impl).forward(logits, target, options)
-    if not later:
-        check_labels(extremes, logits.shape[1], options.ignore_index)
-    return ce, region, extremes, saved
+    """The operator's way to :func:`_losses`."""
+    return _losses(logits, target, later, _put_together(*plain))
 
 
 @_forward.register_fake
@@ -97,14 +147,10 @@ def _backward(
     later: bool,
     *plain: Any,
 ) -> Tensor:
-    """Gradient with respect to the logits."""
-    options = _put_together(*plain)
-    if later:
-        check_labels_later(extremes, logits.shape[1], options.ignore_index)
-    with torch.autocast(logits.device.type, enabled=False):
-        return load(options.impl).backward(
-            ce_gradient, region_gradient, logits, target, saved, options
-        )
+    """The operator's way to :func:`_gradient`."""
+    return _gradient(
+        ce_gradient, region_gradient, logits, target, extremes, saved, later, _put_together(*plain)
+    )
 
 
 @_backward.register_fake

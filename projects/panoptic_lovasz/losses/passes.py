@@ -53,16 +53,17 @@ class TwoPasses:
         """
         num_images, num_classes = logits.shape[:2]
         num_groups = num_images if options.per_image else 1
-        extremes, present = self.passes.read_labels(
-            target, num_classes, options.ignore_index, num_groups
-        )
-        if options.region_weight == 0:
-            shares = torch.zeros(num_groups, num_classes, device=logits.device)
-        else:
-            shares = _shares(present, options)
-        active = shares > 0
-        counters, ce_sums, pixels = self.passes.count(logits, target, active, options)
-        ce, region, weights, ce_scale = _terms(counters, ce_sums, shares, options)
+        with torch.autocast(logits.device.type, enabled=False):
+            extremes, present = self.passes.read_labels(
+                target, num_classes, options.ignore_index, num_groups
+            )
+            if options.region_weight == 0:
+                shares = torch.zeros(num_groups, num_classes, device=logits.device)
+            else:
+                shares = _shares(present, options)
+            active = shares > 0
+            counters, ce_sums, pixels = self.passes.count(logits, target, active, options)
+            ce, region, weights, ce_scale = _terms(counters, ce_sums, shares, options)
         return ce, region, extremes, [pixels, active, weights, ce_scale]
 
     def backward(
@@ -82,9 +83,10 @@ class TwoPasses:
         """
         pixels, active, weights, ce_scale = saved
         nothing = torch.zeros((), device=logits.device)
-        ce = nothing if ce_gradient is None else (ce_gradient * ce_scale).float()
-        region = nothing if region_gradient is None else region_gradient.float()
-        return self.passes.weigh(logits, target, pixels, active, weights, ce, region, options)
+        with torch.autocast(logits.device.type, enabled=False):
+            ce = nothing if ce_gradient is None else (ce_gradient * ce_scale).float()
+            region = nothing if region_gradient is None else region_gradient.float()
+            return self.passes.weigh(logits, target, pixels, active, weights, ce, region, options)
 
 
 def _terms(

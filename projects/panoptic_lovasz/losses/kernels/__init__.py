@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 
@@ -23,6 +24,7 @@ def choose(impl: str, device: torch.device) -> str:
     return "torch" if kernels is None else kernels.__name__.split(".")[-1].removesuffix("_impl")
 
 
+@functools.cache
 def load(impl: str) -> ModuleType | TwoPasses:
     """The implementation of a name other than "auto": what has the methods of ``TwoPasses``."""
     return _implementation(importlib.import_module(f".{impl}_impl", __name__))

@@ -31,7 +31,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import triton
 from torch import Tensor
 
 from ..labels import listed_classes
@@ -46,16 +45,16 @@ __all__ = ["backward", "forward", "new_saved"]
 # Cells per program, one for each thread.
 CELLS = 128
 # Cells of a tile in the gradient's kernel, which owns one row and one column of elements less.
-TILE_ROWS, TILE_COLUMNS = 16, 16
+TILE_ROWS, TILE_COLUMNS = 8, 16
 # Lets 16 warps share a multiprocessor.
 MAX_REGISTERS = 128
 # Pixels that a thread works on at a time, at most; at least one row of its cell.
 THREAD_PIXELS = 16
 # Classes that a program walks through in the kernels for which they are independent. Later ones
 # find what is stored per pixel in the first-level cache or in registers.
-COUNT_CLASSES, GRADIENT_CLASSES = 8, 16
+COUNT_CLASSES, GRADIENT_CLASSES = 2, 16
 # Programs share out their additions among so many copies of the counters, of so many bytes at most.
-COPIES, COPIES_BYTES = 4, 8 << 20
+COPIES, COPIES_BYTES = 8, 16 << 20
 # Bins, or partial sums, that a program takes at a time.
 BLOCK = 1024
 
@@ -70,7 +69,7 @@ def new_saved(logits: Tensor, options: LossOptions) -> list[Tensor]:
     batch, num_classes, height, width = logits.shape
     num_groups = batch if options.per_image else 1
     rows, columns, steps = _thread_pixels(options.scale_factor)
-    blocks = triton.cdiv((height + 1) * (width + 1), CELLS)
+    blocks = _cdiv((height + 1) * (width + 1), CELLS)
     pixels = (batch, blocks, steps, rows, columns, CELLS)
     label_type = torch.int16 if num_classes <= torch.iinfo(torch.int16).max else torch.int32
     return [
@@ -108,7 +107,7 @@ def forward(
         listed = listed_classes(tuple(options.classes), num_classes, logits.device)
     group, world = options.process_group, 1
     sizes: dict[str, Any] = {
-        "CLASSES": num_classes, "PADDED_CLASSES": triton.next_power_of_2(num_classes),
+        "CLASSES": num_classes, "PADDED_CLASSES": _power_of_2(num_classes),
     }  # fmt: skip
     pixels: dict[str, Any] = {
         "SCALE": options.scale_factor, "ROWS": rows, "COLUMNS": columns, "CELLS": CELLS,
@@ -126,7 +125,7 @@ def forward(
             if not options.per_image:
                 dist.all_reduce(tally[2 : num_flags - groups], group=group)
         if options.region_weight != 0:
-            count_kernel[blocks * triton.cdiv(num_classes, COUNT_CLASSES), batch](
+            count_kernel[blocks * _cdiv(num_classes, COUNT_CLASSES), batch](
                 logits, lse, labels, has_label, listed, options.class_weights, tally,
                 height, width, blocks, groups, CLASSES=num_classes, **pixels, **chosen,
                 STEPS=steps, COPIES=copies, CHUNK=COUNT_CLASSES,
@@ -175,13 +174,13 @@ def backward(
         "CLASSES": num_classes, "SCALE": options.scale_factor, "ROWS": rows, "COLUMNS": columns,
         "NUM_BINS": options.num_bins, "PER_IMAGE": len(active) > 1, "CELLS": CELLS,
     }  # fmt: skip
-    tiles = triton.cdiv(height, TILE_ROWS - 1) * triton.cdiv(width, TILE_COLUMNS - 1)
+    tiles = _cdiv(height, TILE_ROWS - 1) * _cdiv(width, TILE_COLUMNS - 1)
     with torch.cuda.device_of(logits):
         mean_slope_kernel[blocks, batch, steps](
             logits, options.class_weights, lse, labels, has_label, *common, mean_slope,
             height, width, **constants, num_warps=CELLS // 32, maxnreg=MAX_REGISTERS,
         )  # fmt: skip
-        gradient_kernel[tiles * triton.cdiv(num_classes, GRADIENT_CLASSES), batch](
+        gradient_kernel[tiles * _cdiv(num_classes, GRADIENT_CLASSES), batch](
             logits, options.class_weights, lse, labels, has_label, mean_slope, *common, gradient,
             height, width, blocks, **constants, STEPS=steps,
             TILE_ROWS=TILE_ROWS, TILE_COLUMNS=TILE_COLUMNS, CHUNK=GRADIENT_CLASSES,
@@ -190,11 +189,20 @@ def backward(
     return gradient
 
 
+# As in Triton, whose own take some ten times as long.
+def _cdiv(number: int, divisor: int) -> int:
+    return -(-number // divisor)
+
+
+def _power_of_2(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
 def _thread_pixels(scale_factor: int) -> tuple[int, int, int]:
     """Rows and columns of a cell's places that a thread takes at a time, and how often it does.
 
     The first two are powers of 2, so there may be places without a pixel.
     """
-    columns = triton.next_power_of_2(scale_factor)
+    columns = _power_of_2(scale_factor)
     rows = max(1, min(columns, THREAD_PIXELS // columns))
-    return rows, columns, triton.cdiv(scale_factor, rows)
+    return rows, columns, _cdiv(scale_factor, rows)
