@@ -121,7 +121,9 @@ def test_on_cuda_a_label_out_of_range_is_reported_without_harm_to_the_device(lab
     expected = cross_entropy_lovasz(logits.cpu(), target.cpu())
     found = cross_entropy_lovasz(logits, target)
     sum(found).backward()
-    assert [x.item() for x in found] == pytest.approx([x.item() for x in expected])
+    # The softmax of a pixel may be rounded to the next step, of which a bin has 512.
+    expected = pytest.approx([x.item() for x in expected], abs=2 / (1024 * 512))
+    assert [x.item() for x in found] == expected
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 255, 300])
