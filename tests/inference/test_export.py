@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from torch import nn
 
 from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
-from panoptic_lovasz.inference.export import check_export, export_predictor
+from panoptic_lovasz.inference.export import check_export, example_image, export_predictor
 from panoptic_lovasz.inference.exported import OUTPUTS, _rules, load_exported, merge_outputs
 from panoptic_lovasz.merging import CombineRules
+from panoptic_lovasz.modeling import LovaszSemSegFPNHead
 from panoptic_lovasz.tools.export import main
 
 
@@ -238,6 +240,56 @@ def test_a_network_on_another_device_is_not_exported(tiny_cfg, images, tmp_path)
     predictor.cfg.MODEL.DEVICE = "cuda"  # as it would be there
     with pytest.raises(ConfigError, match="export from the CPU"):
         export_predictor(predictor, tmp_path / "model.ts", images[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_image_to_trace_with_is_always_the_same_and_as_large_as_the_networks_input(
+    tiny_cfg, channels
+):
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.PIXEL_MEAN = [100.0] * channels
+    image = example_image(cfg)
+    assert image.shape == (channels, 64, 85) and image.dtype == torch.float32
+    assert 0 <= image.min() < 10 and 245 < image.max() <= 255
+    assert torch.equal(image, example_image(cfg))
+    cfg.INPUT.MIN_SIZE_TEST = 0  # images keep their size
+    assert example_image(cfg).numel() > 0
+
+
+class OwnInference(PanopticFPN):
+    def inference(self, batched_inputs, do_postprocess=True):
+        return []
+
+
+@pytest.mark.parametrize("kind", [GeneralizedRCNN, OwnInference])
+def test_a_network_that_is_no_panoptic_fpn_is_refused(tiny_cfg, images, tmp_path, kind):
+    predictor = PanopticPredictor(tiny_cfg)
+    predictor.model.__class__ = kind
+    predictor.cfg.MODEL.META_ARCHITECTURE = kind.__name__
+    with pytest.raises(ConfigError, match=rf"is '{kind.__name__}', but only 'PanopticLovaszFPN'"):
+        export_predictor(predictor, tmp_path / "model.ts", images[0])
+
+
+class Reversed(LovaszSemSegFPNHead):
+    """A head that does more than to upsample what its layers give."""
+
+    def forward(self, features, targets=None):
+        logits, losses = super().forward(features, targets)
+        return logits.flip(1), losses
+
+
+def test_what_a_semantic_head_of_ones_own_adds_is_exported(exportable, images, tmp_path):
+    predictor = PanopticPredictor(exportable.cfg)
+    predictor.model.load_state_dict(exportable.model.state_dict())
+    predictor.model.sem_seg_head.__class__ = Reversed
+    export_predictor(predictor, tmp_path / "model.ts", images[0])
+    description = json.loads((tmp_path / "model.json").read_text())
+    outputs = load_exported(tmp_path / "model.ts")(images[0])
+    merged, _ = merge_outputs(outputs, description, 64, 96)
+    for model, same in ((predictor.model, True), (exportable.model, False)):
+        with torch.no_grad():
+            [output] = model([{"image": images[0]}])
+        assert torch.equal(merged, output["panoptic_seg"][0]) is same
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode
@@ -25,13 +25,25 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..files import replacing, write_atomically
 from ..merging import CombineRules
+from ..modeling import PanopticLovaszFPN, logits_stride, semantic_logits
 from .exported import OUTPUTS, load_exported, require
-from .predictor import PanopticPredictor
 
-__all__ = ["check_export", "export_predictor"]
+if TYPE_CHECKING:
+    from .predictor import PanopticPredictor
+
+__all__ = ["check_export", "example_image", "export_predictor"]
 
 _OPSET = 17
 _TOLERANCE = 1e-3
+# What the exported network and its merging do; a class of one's own may do something else.
+_INFERENCE = (PanopticFPN.inference, PanopticLovaszFPN.inference)
+
+
+def example_image(cfg: CfgNode) -> Tensor:
+    """Noise to trace with: float32 (C, H, W) in 0..255, of the size of the network's input."""
+    size = cfg.INPUT.MIN_SIZE_TEST or 512  # 0 leaves images as they are
+    shape = len(cfg.MODEL.PIXEL_MEAN), size, size * 4 // 3
+    return 255 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, image: Tensor) -> None:
@@ -46,8 +58,8 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
         image: float32 (3, H, W) in 0..255, in the channel order INPUT.FORMAT.
 
     Raises:
-        ConfigError: if the ending is unknown, a package is missing, or a part of the network cannot
-            be exported; the message names the part and the reason.
+        ConfigError: if the ending is unknown, a package is missing, the network is no Panoptic FPN,
+            or a part of it cannot be exported; the message names the part and the reason.
     """
     path = Path(path)
     write = {".ts": _write_torchscript, ".onnx": _write_onnx}.get(path.suffix)
@@ -57,6 +69,11 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
         require("onnx", "onnxscript")
     if predictor.cfg.MODEL.DEVICE != "cpu":
         raise ConfigError("export from the CPU: its tensors become part of the exported network")
+    if getattr(type(predictor.model), "inference", None) not in _INFERENCE:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {predictor.cfg.MODEL.META_ARCHITECTURE!r}, but only "
+            "'PanopticLovaszFPN' and 'PanopticFPN' can be exported"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         try:
@@ -108,7 +125,7 @@ def check_export(
 
 def _network(model: PanopticFPN, inputs: dict) -> tuple[Instances, Tensor]:
     images, features = _backbone(model, inputs)
-    logits = model.sem_seg_head.layers(features)
+    logits = semantic_logits(model.sem_seg_head, features)
     proposals = model.proposal_generator(images, features, None)[0]
     return model.roi_heads(images, features, proposals, None)[0][0], logits
 
@@ -124,7 +141,7 @@ def _explain(
     """Say which part fails, by exporting the network up to and including each part in turn."""
 
     def semantic(model, inputs):
-        return model.sem_seg_head.layers(_backbone(model, inputs)[1])
+        return semantic_logits(model.sem_seg_head, _backbone(model, inputs)[1])
 
     def proposals(model, inputs):
         images, features = _backbone(model, inputs)
@@ -191,7 +208,7 @@ def _description(predictor: PanopticPredictor) -> dict[str, Any]:
             "long_side_at_most": cfg.INPUT.MAX_SIZE_TEST,
         },
         "outputs": OUTPUTS,
-        "sem_seg_stride": predictor.model.sem_seg_head.common_stride,
+        "sem_seg_stride": logits_stride(predictor.model.sem_seg_head),
         "combine": asdict(CombineRules.from_config(cfg)),
         "categories": predictor.categories,
     }

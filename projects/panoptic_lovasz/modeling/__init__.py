@@ -6,7 +6,7 @@ from .build_errors import clear_build_errors
 from .deeplab_heads import LovaszDeepLabV3PlusHead, LovaszPanopticDeepLabSemSegHead
 from .losses import SEM_SEG_LOSS_REGISTRY, build_sem_seg_loss
 from .mask_head import LovaszMaskHead
-from .meta_arch import PanopticLovaszFPN
+from .meta_arch import PanopticLovaszFPN, logits_stride, semantic_logits
 from .semantic_head import LovaszSemSegFPNHead
 
 __all__ = [
@@ -21,4 +21,6 @@ __all__ = [
     "build_timm_backbone",
     "build_timm_fpn_backbone",
     "clear_build_errors",
+    "logits_stride",
+    "semantic_logits",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -11,7 +13,7 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from ..errors import ConfigError, DatasetError
 from ..merging import CombineRules, postprocess_panoptic
 
-__all__ = ["PanopticLovaszFPN"]
+__all__ = ["PanopticLovaszFPN", "logits_stride", "semantic_logits"]
 
 _REQUIRED_IN_TRAINING = {
     "image": "the image, a tensor (3, H, W)",
@@ -114,7 +116,7 @@ class PanopticLovaszFPN(PanopticFPN):
             return super().inference(batched_inputs, do_postprocess)
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        logits, stride = self._semantic_logits(features)
+        logits = semantic_logits(self.sem_seg_head, features)
         proposals, _ = self.proposal_generator(images, features, None)
         detections, _ = self.roi_heads(images, features, proposals, None)
         del features
@@ -125,7 +127,7 @@ class PanopticLovaszFPN(PanopticFPN):
                 image_size,
                 item.get("height", image_size[0]),
                 item.get("width", image_size[1]),
-                scale=stride,
+                scale=logits_stride(self.sem_seg_head),
                 rules=self.combine_rules,
             )
             for detected, logits_of_image, image_size, item in zip(
@@ -133,12 +135,20 @@ class PanopticLovaszFPN(PanopticFPN):
             )
         ]
 
-    def _semantic_logits(self, features: dict) -> tuple[torch.Tensor, int]:
-        """Logits (B, C, h, w) and the factor by which they are still to be upsampled."""
-        head = self.sem_seg_head
-        if type(head).forward is SemSegFPNHead.forward:
-            return head.layers(features), head.common_stride
-        return head(features, None)[0], 1
+
+def semantic_logits(head: Any, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A semantic head's logits (B, C, h, w), not upsampled yet where the head lets that be."""
+    return head.layers(features) if _only_upsamples(head) else head(features, None)[0]
+
+
+def logits_stride(head: Any) -> int:
+    """The factor by which :func:`semantic_logits` of this head are still to be upsampled."""
+    return head.common_stride if _only_upsamples(head) else 1
+
+
+def _only_upsamples(head: Any) -> bool:
+    """Whether the head only upsamples what its layers give."""
+    return type(head).forward is SemSegFPNHead.forward
 
 
 def _check_training_item(item: dict) -> None:

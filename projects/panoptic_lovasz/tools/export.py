@@ -34,11 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    import torch
-
     from ..config import load_config
     from ..inference import PanopticPredictor
-    from ..inference.export import check_export, export_predictor
+    from ..inference.export import check_export, example_image, export_predictor
 
     if args.checkpoint:
         predictor = PanopticPredictor.from_checkpoint(args.checkpoint, args.opts, device="cpu")
@@ -48,8 +46,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.image:
         image = predictor.network_input(args.image).float()
     else:
-        size = predictor.cfg.INPUT.MIN_SIZE_TEST
-        image = torch.rand(3, size, size * 4 // 3) * 255
+        image = example_image(predictor.cfg)
     export_predictor(predictor, args.output, image)
     other = image[:, : image.shape[1] * 3 // 4].flip(2).contiguous()
     worst = check_export(predictor, args.output, [image, other])
