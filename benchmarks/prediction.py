@@ -7,7 +7,7 @@ The image is scaled to --size x --size. Every way is the same weights:
 eager            PyTorch, `PanopticPredictor` with MODEL.TIMM.CHANNELS_LAST off
 channels last    the same with it on, as the slim configs have it
 bfloat16         `PanopticPredictor(amp=True)`
-ONNX Runtime     the exported network, and this project's merging in Python
+ONNX Runtime     `PanopticPredictor(backend="onnx")`
 R50              R50-FPN of COCO's size with random weights, for comparison
 
 In turns, on --threads threads; median CPU milliseconds, the pixels whose segment is that of the
@@ -17,8 +17,6 @@ first row, and how many segments there are. Without a checkpoint the weights are
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,6 @@ from PIL import Image
 
 from panoptic_lovasz import load_config
 from panoptic_lovasz.inference import PanopticPredictor
-from panoptic_lovasz.inference.export import export_predictor
-from panoptic_lovasz.inference.exported import load_exported, merge_outputs
 
 from . import common
 
@@ -51,11 +47,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     print(common.describe(torch.device("cpu")), flush=True)
     photo = make_photo(args.image, args.size)
-    with tempfile.TemporaryDirectory() as folder:
-        every = make_calls(args, photo, Path(folder) / "slim.onnx")
-        calls = {name: every[name] for name in WAYS if name in {"eager", *args.ways}}
-        maps = {name: call() for name, call in calls.items()}
-        wall, cpu = common.interleave(calls, torch.device("cpu"), seconds=args.seconds)
+    calls = make_calls(args, photo)
+    maps = {name: call() for name, call in calls.items()}
+    wall, cpu = common.interleave(calls, torch.device("cpu"), seconds=args.seconds)
     rows = [
         {
             "": name,
@@ -78,44 +72,37 @@ def make_photo(path: str | None, size: int) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.BILINEAR))
 
 
-def make_calls(args: argparse.Namespace, photo: np.ndarray, file: Path) -> dict:
-    """Functions that return the segment map, by name."""
-    eager = slim(args, "MODEL.TIMM.CHANNELS_LAST", "False")
-    predictors = {
-        "eager": eager,
-        "channels last": slim(args, "MODEL.TIMM.CHANNELS_LAST", "True"),
-        "bfloat16": slim(args, "MODEL.TIMM.CHANNELS_LAST", "False", amp=True),
-        "R50": from_config(R50, args.size),
+def make_calls(args: argparse.Namespace, photo: np.ndarray) -> dict:
+    """Functions that return the segment map, by the names of those ways that are asked for."""
+    makers = {
+        "eager": lambda: slim(args),
+        "channels last": lambda: slim(args, channels_last=True),
+        "bfloat16": lambda: slim(args, amp=True),
+        "ONNX Runtime": lambda: slim(args, backend="onnx"),
+        "R50": lambda: from_config(R50, sizes(args)),
     }
-    for name in ("channels last", "bfloat16"):
-        predictors[name].model.load_state_dict(eager.model.state_dict())
-    calls = {
+    predictors = {name: makers[name]() for name in WAYS if name in {"eager", *args.ways}}
+    return {
         name: lambda p=predictor: p(photo).segment_map for name, predictor in predictors.items()
     }
-    export_predictor(eager, file, eager.network_input(photo).float())
-    run = load_exported(file)
-    description = json.loads(file.with_suffix(".json").read_text())
-
-    def exported() -> np.ndarray:
-        outputs = run(eager.network_input(photo).float())
-        return merge_outputs(outputs, description, *photo.shape[:2])[0].numpy()
-
-    return {**calls, "ONNX Runtime": exported}
 
 
-def slim(args: argparse.Namespace, *opts: str, amp: bool = False) -> PanopticPredictor:
+def slim(args: argparse.Namespace, *, channels_last: bool = False, **options) -> PanopticPredictor:
+    opts = [*sizes(args), "MODEL.TIMM.CHANNELS_LAST", str(channels_last)]
     if args.checkpoint is None:
-        return from_config(SLIM, args.size, *opts, amp=amp)
-    size = ["INPUT.MIN_SIZE_TEST", str(args.size), "INPUT.MAX_SIZE_TEST", str(args.size)]
-    return PanopticPredictor.from_checkpoint(
-        args.checkpoint, [*size, "MODEL.DEVICE", "cpu", *opts], amp=amp
-    )
+        return from_config(SLIM, opts, **options)
+    opts += ["MODEL.DEVICE", "cpu"]
+    return PanopticPredictor.from_checkpoint(args.checkpoint, opts, **options)
 
 
-def from_config(file: Path, size: int, *opts: str, amp: bool = False) -> PanopticPredictor:
-    size = ["INPUT.MIN_SIZE_TEST", str(size), "INPUT.MAX_SIZE_TEST", str(size)]
-    weights = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
-    return PanopticPredictor(load_config(file, [*size, *weights, *opts]), amp=amp)
+def from_config(file: Path, opts: list[str], **options) -> PanopticPredictor:
+    torch.manual_seed(0)  # every way has the same weights
+    opts = [*opts, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
+    return PanopticPredictor(load_config(file, opts), **options)
+
+
+def sizes(args: argparse.Namespace) -> list[str]:
+    return ["INPUT.MIN_SIZE_TEST", str(args.size), "INPUT.MAX_SIZE_TEST", str(args.size)]
 
 
 if __name__ == "__main__":

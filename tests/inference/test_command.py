@@ -61,6 +61,18 @@ def test_all_good_is_exit_code_zero(demo, photo_folder, tmp_path):
     assert files(tmp_path / "out") == ["a.png", "b.png"]
 
 
+def test_onnx_runtime_predicts_what_pytorch_does(demo, photo_folder, tmp_path):
+    for name in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason="ONNX needs the extra packages of [export]")
+    written = {}
+    for backend in ("torch", "onnx"):
+        folder = tmp_path / backend
+        options = ("--backend", backend, "--coco", "--no-overlay")
+        assert demo("--input", photo_folder / "a.png", *options, output=folder) == 0
+        written[backend] = np.asarray(Image.open(folder / "predictions" / "a.png"))
+    assert (written["onnx"] == written["torch"]).mean() > 0.999
+
+
 def test_side_by_side_and_coco_files_are_written_on_request(demo, photo_folder, tmp_path):
     pattern = str(photo_folder / "[ab].*")
     options = ("--no-overlay", "--side-by-side", "--coco", "--batch-size", 2)
@@ -174,6 +186,7 @@ def test_a_higher_confidence_threshold_leaves_fewer_things(demo, photo_folder, t
         (["--dataset", "unheard_of"], "'unheard_of' is not registered"),
         (["--input", __file__, "--no-overlay"], "nothing to write"),
         (["--input", __file__, "--device", "warp"], "device 'warp' cannot be used"),
+        (["--input", __file__, "--backend", "onnx", "--device", "cuda"], "device is 'cuda', but"),
         (["--input", __file__, "--opts", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
     ],
 )

@@ -48,6 +48,16 @@ def test_by_its_name_alone_it_finds_windows_where_the_tower_is_and_the_trees_bel
     assert (result.segment_map[380:, 350:] == trees).mean() > 0.9
 
 
+def test_onnx_runtime_finds_the_same_segments(photo):
+    for name in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason="ONNX needs the extra packages of [export]")
+    expected = PanopticPredictor.from_checkpoint(NAME)(photo)
+    actual = PanopticPredictor.from_checkpoint(NAME, backend="onnx")(photo)
+    assert (actual.segment_map == expected.segment_map).mean() > 0.999
+    for a, b in zip(actual.segments, expected.segments, strict=True):
+        assert (a.class_name, a.score) == (b.class_name, pytest.approx(b.score, abs=1e-4))
+
+
 def test_the_command_of_the_readme_draws_a_picture(photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--checkpoint", NAME, "--input", str(photo), "--output", "pictures"]

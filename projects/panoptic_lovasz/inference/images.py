@@ -1,4 +1,4 @@
-"""What a user gives to be predicted, as 8-bit RGB arrays, and the files that a user means."""
+"""What a user gives to be predicted: files, 8-bit RGB arrays, and what the network takes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from PIL import Image
 
 from ..data.images import IMAGE_SUFFIXES, high_byte, is_hidden, pil_to_rgb, read_image
 from ..errors import DatasetError
 
-__all__ = ["IMAGE_SUFFIXES", "as_rgb", "find_files", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "as_rgb", "find_files", "network_input", "read_image"]
 
 
 def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RGB") -> np.ndarray:
@@ -51,6 +55,26 @@ def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RG
     elif order == "BGR":
         image = image[..., 2::-1]
     return np.ascontiguousarray(image[..., :3])
+
+
+def network_input(rgb: np.ndarray, cfg: CfgNode) -> torch.Tensor:
+    """An image as the network takes it: uint8 (C, h, w), resized, with the C of INPUT.FORMAT.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        cfg: its INPUT has the size of test images and the format.
+    """
+    options, pixels = cfg.INPUT, rgb
+    if options.FORMAT not in ("RGB", "BGR"):
+        pixels = convert_PIL_to_numpy(Image.fromarray(rgb), options.FORMAT)
+    short_side = [options.MIN_SIZE_TEST, options.MIN_SIZE_TEST]
+    resize = T.ResizeShortestEdge(short_side, options.MAX_SIZE_TEST).get_transform(pixels)
+    if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
+        resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+    pixels = resize.apply_image(pixels)
+    if options.FORMAT == "BGR":  # the same pixels as if swapped before, and mostly fewer
+        pixels = pixels[..., ::-1]
+    return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
-from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling import build_model
 from PIL import Image
 
@@ -25,7 +23,8 @@ from ..model_zoo import fetch_from_hub, find_model, save_hub_folder
 from ..model_zoo.publishing import describe
 from ..modeling import clear_build_errors
 from .defaults import choose_device, class_counts, classes_of_config
-from .images import as_rgb
+from .images import as_rgb, network_input
+from .onnx_network import OnnxNetwork, check_onnx_options
 from .result import PanopticResult
 
 __all__ = ["PanopticPredictor"]
@@ -51,13 +50,20 @@ class PanopticPredictor:
         cfg: a config of Panoptic FPN; ``MODEL.WEIGHTS`` are loaded, if not empty.
         classes: the classes; by default those of the config's data sets, if one is registered
             and there, else numbered ones ("thing 3").
-        device: "cpu", "cuda", ...; by default ``MODEL.DEVICE``, or the CPU where it has no CUDA.
-        batch_size: images that go through the network together, if their sizes agree.
+        device: "cpu", "cuda", ...; by default ``MODEL.DEVICE``, or the CPU where it has no CUDA
+            or the backend is "onnx".
+        batch_size: images that go through the network together, if their sizes agree; one by one
+            with the backend "onnx", which gains nothing from batches.
         amp: compute in mixed precision: float16 on CUDA, bfloat16 on the CPU.
         array_order: "RGB", or "BGR" for arrays read by OpenCV.
+        backend: "torch", or "onnx" for the same results in less time on the CPU, by ONNX Runtime
+            with as many threads as PyTorch has. The network is exported here, which takes seconds:
+            what is changed in ``model`` later has no effect.
 
     Raises:
-        ConfigError: if the weights are missing or do not fit, or a device is not there.
+        ConfigError: if the weights are missing or do not fit, or a device is not there; with "onnx"
+            also if a package is missing, the device is not the CPU, ``amp`` is on, or the network
+            cannot be exported.
     """
 
     def __init__(
@@ -69,11 +75,17 @@ class PanopticPredictor:
         batch_size: int = 1,
         amp: bool = False,
         array_order: str = "RGB",
+        backend: str = "torch",
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
         if array_order not in ("RGB", "BGR"):
             raise ConfigError(f"array_order is {array_order!r}, expected 'RGB' or 'BGR'")
+        if backend not in ("torch", "onnx"):
+            raise ConfigError(f"backend is {backend!r}, expected 'torch' or 'onnx'")
+        if backend == "onnx":
+            check_onnx_options(device, amp)
+            device = "cpu"
         self.cfg = cfg.clone()
         self.cfg.defrost()
         self.cfg.MODEL.DEVICE = choose_device(device, cfg.MODEL.DEVICE)
@@ -96,9 +108,7 @@ class PanopticPredictor:
                 trust_weights=cfg.MODEL.TRUST_WEIGHTS,
                 averaged=cfg.TEST.EMA,
             )
-        self._resize = T.ResizeShortestEdge(
-            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
-        )
+        self._onnx_network = OnnxNetwork(self) if backend == "onnx" else None
 
     @classmethod
     def from_checkpoint(
@@ -251,40 +261,28 @@ class PanopticPredictor:
     def _load(self, image: ImageLike) -> _Input:
         source = Path(image) if isinstance(image, (str, os.PathLike)) else None
         rgb = as_rgb(image, self.array_order)
-        return _Input(rgb, self._network_input(rgb), source)
-
-    def _network_input(self, rgb: np.ndarray) -> torch.Tensor:
-        image_format = self.cfg.INPUT.FORMAT
-        pixels = rgb
-        if image_format not in ("RGB", "BGR"):
-            pixels = convert_PIL_to_numpy(Image.fromarray(rgb), image_format)
-        resize = self._resize.get_transform(pixels)
-        if isinstance(resize, T.ResizeTransform):  # the side of a thin line must not become 0
-            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
-        pixels = resize.apply_image(pixels)
-        if image_format == "BGR":  # the same pixels as if swapped before, and mostly fewer
-            pixels = pixels[..., ::-1]
-        return torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return _Input(rgb, network_input(rgb, self.cfg), source)
 
     @torch.inference_mode()
     def _run(self, inputs: list[_Input]) -> list[PanopticResult]:
         batch = [
             {"image": x.tensor, "height": x.rgb.shape[0], "width": x.rgb.shape[1]} for x in inputs
         ]
+        outputs = (self._onnx_network or self._run_torch)(batch)
+        results = []
+        for item, output in zip(inputs, outputs, strict=True):
+            panoptic_seg, infos = output["panoptic_seg"]
+            segment_map = panoptic_seg.cpu().numpy()
+            results.append(
+                PanopticResult.from_output(item.rgb, segment_map, infos, self.classes, item.source)
+            )
+        return results
+
+    def _run_torch(self, batch: list[dict]) -> list[dict]:
         device = torch.device(self.cfg.MODEL.DEVICE).type
         dtype = torch.bfloat16 if device == "cpu" else torch.float16
         with torch.autocast(device, dtype=dtype, enabled=self.amp):
-            outputs = self.model(batch)
-        results = []
-        for item, output in zip(inputs, outputs, strict=True):
-            panoptic_seg, segments_info = output["panoptic_seg"]
-            panoptic_seg = panoptic_seg.cpu().numpy()
-            results.append(
-                PanopticResult.from_output(
-                    item.rgb, panoptic_seg, segments_info, self.classes, item.source
-                )
-            )
-        return results
+            return self.model(batch)
 
 
 def _is_single(images: Any) -> bool:

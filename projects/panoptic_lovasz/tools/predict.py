@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=cli.positive, default=1, metavar="N")
     add("--max-pixels", type=cli.positive, metavar="N", help="refuse larger images (89 million)")
     add("--device", help='"cpu", "cuda", ...; default: the config\'s, if it is there')
+    add(
+        "--backend",
+        choices=("torch", "onnx"),
+        default="torch",
+        help="what runs the network: PyTorch, or ONNX Runtime on the CPU (%(default)s)",
+    )
     add("--amp", action="store_true", help="mixed precision: float16, or bfloat16 on the CPU")
     add("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE")
     return parser
@@ -113,7 +119,7 @@ def _build_predictor(args: argparse.Namespace) -> PanopticPredictor:
     if threshold is not None:
         opts += ["MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", threshold]
         opts += ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", threshold]
-    options = {"device": args.device, "batch_size": args.batch_size, "amp": args.amp}
+    options = {name: getattr(args, name) for name in ("device", "batch_size", "amp", "backend")}
     if args.checkpoint:
         return PanopticPredictor.from_checkpoint(args.checkpoint, opts, **options)
     cfg = load_config(args.config_file, opts)
