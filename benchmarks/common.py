@@ -17,8 +17,8 @@ import torch
 from tabulate import tabulate
 
 Times = dict[str, list[float]]
-CALLS_IN_A_ROW = 10  # on CUDA: one call may take less than the host takes for it; but not if
-LONG_CALL = 0.02  # it takes so many seconds
+CALLS_IN_A_ROW = 10  # on CUDA: one call may take less than the host takes for it
+LONG_CALL = 0.02  # seconds, from which on that cannot be, and a call is timed alone
 
 
 def installed_version(package: str) -> str | None:

@@ -38,7 +38,7 @@ def cross_entropy_region(
 
 
 def _losses(
-    logits: Tensor, target: Tensor, later: bool, options: LossOptions
+    options: LossOptions, logits: Tensor, target: Tensor, later: bool
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Cross-entropy, region loss, range of the labels, and what the backward pass wants back."""
     ce, region, extremes, saved = load(options.impl).forward(logits, target, options)
@@ -48,6 +48,7 @@ def _losses(
 
 
 def _gradient(
+    options: LossOptions,
     ce_gradient: Tensor | None,
     region_gradient: Tensor | None,
     logits: Tensor,
@@ -55,7 +56,6 @@ def _gradient(
     extremes: Tensor,
     saved: list[Tensor],
     later: bool,
-    options: LossOptions,
 ) -> Tensor:
     """Gradient with respect to the logits."""
     if later:
@@ -66,7 +66,7 @@ def _gradient(
 class _Function(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, target: Tensor, later: bool, options: LossOptions) -> Any:
-        *results, saved = _losses(logits, target, later, options)
+        *results, saved = _losses(options, logits, target, later)
         return *results, *saved
 
     @staticmethod
@@ -84,7 +84,7 @@ class _Function(torch.autograd.Function):
         if torch.is_grad_enabled():  # for a second derivative, which the operator refuses
             gradient = _backward(*arguments, *_spelled_out(options))
         else:
-            gradient = _gradient(*arguments, options)
+            gradient = _gradient(options, *arguments)
         return gradient, None, None, None
 
 
@@ -114,11 +114,9 @@ def _put_together(*plain: Any) -> LossOptions:
     schema=f"(Tensor logits, Tensor target, bool check_labels_later, {_OPTIONS}) -> "
     "(Tensor, Tensor, Tensor, Tensor[])",
 )
-def _forward(
-    logits: Tensor, target: Tensor, later: bool, *plain: Any
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """The operator's way to :func:`_losses`."""
-    return _losses(logits, target, later, _put_together(*plain))
+    return _losses(_put_together(*arguments[3:]), *arguments[:3])
 
 
 @_forward.register_fake
@@ -137,20 +135,9 @@ def _fake(
     schema="(Tensor? ce_gradient, Tensor? region_gradient, Tensor logits, Tensor target, "
     f"Tensor extremes, Tensor[] saved, bool check_labels_later, {_OPTIONS}) -> Tensor",
 )
-def _backward(
-    ce_gradient: Tensor | None,
-    region_gradient: Tensor | None,
-    logits: Tensor,
-    target: Tensor,
-    extremes: Tensor,
-    saved: list[Tensor],
-    later: bool,
-    *plain: Any,
-) -> Tensor:
+def _backward(*arguments: Any) -> Tensor:
     """The operator's way to :func:`_gradient`."""
-    return _gradient(
-        ce_gradient, region_gradient, logits, target, extremes, saved, later, _put_together(*plain)
-    )
+    return _gradient(_put_together(*arguments[7:]), *arguments[:7])
 
 
 @_backward.register_fake

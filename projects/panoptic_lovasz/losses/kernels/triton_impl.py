@@ -189,7 +189,7 @@ def backward(
     return gradient
 
 
-# As in Triton, whose own take some ten times as long.
+# As in Triton, whose own take the host 6 microseconds a call.
 def _cdiv(number: int, divisor: int) -> int:
     return -(-number // divisor)
 
