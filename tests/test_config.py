@@ -229,6 +229,15 @@ def test_a_value_that_cannot_be_used_is_one_line_with_key_value_and_what_is_poss
     assert found in message
 
 
+def test_rules_of_merging_that_detectron2s_architecture_would_ignore_are_refused():
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    theirs = [*WITHOUT_DATA, "MODEL.META_ARCHITECTURE", "PanopticFPN"]
+    load_config(config, theirs)
+    for key, value in (("VOID_LABELS", "(1,)"), ("CONFIDENCE_AWARE", "True")):
+        with pytest.raises(ConfigError, match=r"'PanopticFPN', expected 'PanopticLovaszFPN' with"):
+            load_config(config, [*theirs, f"MODEL.PANOPTIC_FPN.COMBINE.{key}", value])
+
+
 def test_the_defaults_and_every_config_of_the_project_can_be_used():
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)

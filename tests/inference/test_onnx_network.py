@@ -8,6 +8,7 @@ import torch
 from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.inference import predictor as predictor_module
+from panoptic_lovasz.inference.onnx_network import check_onnx_options
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,11 @@ def test_a_missing_package_is_named_before_a_model_is_built(
     message = rf"package {package}: pip install 'panoptic_lovasz\[export\]'"
     with pytest.raises(ConfigError, match=message):
         PanopticPredictor(tiny_cfg, backend="onnx")
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "cpu:0"])
+def test_the_cpu_may_be_named_as_pytorch_allows(onnx_packages, device):
+    check_onnx_options(device, amp=False)
 
 
 def test_the_default_device_is_the_cpu_where_the_config_names_another(

@@ -268,6 +268,7 @@ def test_the_command_writes_a_card_with_the_results_and_a_picture(
     out = tmp_path / "out"
     arguments = [training_folder / "model_best.pth", "--name", "slim", "--output", out]
     options = ["--picture", tmp_path / "photo.png", "--license", "CC0-1.0"]
+    options += ["--credit", "Photo: [me](https://example.org)."]
     assert main([*map(str, arguments + options)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert sorted(printed[-6:]) == sorted(str(f) for f in out.iterdir())
@@ -278,6 +279,7 @@ def test_the_command_writes_a_card_with_the_results_and_a_picture(
         "| sky | 80.0 |",
         "| depth/error | 0.5 |",
         "- things: disk, square, star",
+        "![A prediction](slim.jpg)\n\nPhoto: [me](https://example.org).\n",
     ):
         assert re.sub(" +", " ", line) in re.sub(" +", " ", card)
     for file in out.iterdir():

@@ -21,6 +21,7 @@ from .statistics import Difference, Summary, paired_difference, summarize
 
 __all__ = ["Comparison", "collect", "write_comparison"]
 
+_Table = tuple[list[str], list[list[Any]]]  # columns and rows
 _COSTS = {"s per iteration": "seconds_per_iteration", "peak memory, MiB": "peak_memory_mib"}
 _OVER_IMAGES = "Differences over the images, 95 % intervals by bootstrap, seed by seed"
 _NOTE = (
@@ -102,9 +103,10 @@ def write_comparison(comparison: Comparison, output: Path, command: str, config:
         The Markdown.
     """
     _write_csv(comparison, output / "comparison.csv")
-    markdown = _markdown(comparison, command)
+    over_images = _over_images(comparison)  # takes a bootstrap for each pair
+    markdown = _markdown(comparison, over_images, command)
     write_atomically(output / "comparison.md", lambda f: f.write(markdown.encode()))
-    _write_page(comparison, output / "compare.html", command, config)
+    _write_page(comparison, over_images, output / "compare.html", command, config)
     return markdown
 
 
@@ -143,13 +145,13 @@ def findings(c: Comparison) -> list[str]:
     return sentences
 
 
-def _markdown(c: Comparison, command: str) -> str:
+def _markdown(c: Comparison, over_images: _Table, command: str) -> str:
     lines = [f"{len(c.results)} of {len(c.losses) * len(c.seeds)} runs are done.", ""]
     lines += _warnings(c)
     lines += [f"- {sentence}" for sentence in findings(c)] + [""]
     columns, rows = _main_table(c)
     lines.append(_markdown_table(columns, rows))
-    columns, rows = _over_images(c)
+    columns, rows = over_images
     lines += ["", f"**{_OVER_IMAGES}**", "", _markdown_table(columns, rows)] if rows else []
     for metric, keys in c.by_class().items():
         columns, rows = _class_table(c, keys)
@@ -163,7 +165,7 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> st
     return tabulate(cells, columns, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:
+def _main_table(c: Comparison) -> _Table:
     """A row per metric: each loss's mean and spread, and its difference to the baseline."""
     columns = ["", *c.losses, *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
     rows = []
@@ -175,7 +177,7 @@ def _main_table(c: Comparison) -> tuple[list[str], list[list[Any]]]:
     return columns, rows
 
 
-def _over_images(c: Comparison) -> tuple[list[str], list[list[Any]]]:
+def _over_images(c: Comparison) -> _Table:
     """A row per seed and loss: how far apart its evaluation is from the baseline's."""
     rows = []
     for loss, seed in ((loss, seed) for loss in c.losses[1:] for seed in c.seeds):
@@ -191,7 +193,7 @@ def _over_images(c: Comparison) -> tuple[list[str], list[list[Any]]]:
     return ["", "", "PQ", "mIoU"], rows
 
 
-def _class_table(c: Comparison, keys: Mapping[str, str]) -> tuple[list[str], list[list[Any]]]:
+def _class_table(c: Comparison, keys: Mapping[str, str]) -> _Table:
     """A row per class, the worst of the baseline first."""
     columns = ["class", c.losses[0], *(f"{loss} − {c.losses[0]}" for loss in c.losses[1:])]
     base = {name: c.summary(c.losses[0], key) for name, key in keys.items()}
@@ -230,12 +232,12 @@ def _warnings(c: Comparison) -> list[str]:
     return [f"Not paired: the runs of seed {seeds} began with different weights.", ""]
 
 
-def _write_page(c: Comparison, path: Path, command: str, config: str) -> None:
+def _write_page(c: Comparison, over_images: _Table, path: Path, command: str, config: str) -> None:
     body = [page.paragraph(f"{len(c.results)} of {len(c.losses) * len(c.seeds)} runs are done.")]
     body += [page.paragraph(text) for text in (*_warnings(c), *findings(c)) if text]
     body.append(page.section("Results", page.table(*_main_table(c)), page.paragraph(_NOTE, True)))
     body.append(page.section("Over the training", page.figures(_curves(c))))
-    body.append(page.section(_OVER_IMAGES, page.table(*_over_images(c))))
+    body.append(page.section(_OVER_IMAGES, page.table(*over_images)))
     for metric, keys in c.by_class().items():
         plots_of_it = page.figures(_class_plots(c, keys))
         table = page.table(*_class_table(c, keys))

@@ -27,6 +27,7 @@ from PIL import Image
 
 from ..data.samplers import SAMPLERS
 from ..errors import ConfigError
+from ..merging import CombineRules
 from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
@@ -248,6 +249,13 @@ def _together(cfg: CfgNode) -> Iterator[_Check]:
         "INPUT.LSJ.MAX_SCALE",
         lambda value: value >= lsj.MIN_SCALE,
         f"at least INPUT.LSJ.MIN_SCALE, {lsj.MIN_SCALE}",
+    )
+    detectron2s = CombineRules.from_config(cfg).are_detectron2s
+    yield (
+        "MODEL.META_ARCHITECTURE",
+        lambda value: value != "PanopticFPN" or detectron2s,
+        "'PanopticLovaszFPN' with MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS or .CONFIDENCE_AWARE: "
+        "Detectron2's own merging has no such rules",
     )
     thin = cfg.MODEL.RESNETS.DEPTH in (18, 34) and cfg.MODEL.BACKBONE.NAME.startswith(
         "build_resnet"

@@ -24,7 +24,7 @@ def check_onnx_options(device: str | None, amp: bool) -> None:
         ConfigError: if it is another device than the CPU or mixed precision, or if a package is
             missing.
     """
-    if device not in (None, "cpu"):
+    if device is not None and str(device).partition(":")[0] != "cpu":
         raise ConfigError(
             f"device is {device!r}, but backend='onnx' computes on the CPU: say device='cpu' or "
             "leave it out, or use backend='torch'"

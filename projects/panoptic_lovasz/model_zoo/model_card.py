@@ -20,17 +20,20 @@ __all__ = ["hub_card", "write_model_card"]
 _TAGS = ["panoptic-segmentation", "detectron2", "panoptic-fpn", "lovasz-softmax"]
 
 
-def write_model_card(file: str | Path, files: PublishedFiles, picture: Path | None) -> None:
+def write_model_card(
+    file: str | Path, files: PublishedFiles, picture: Path | None, credit: str | None = None
+) -> None:
     """Write the card, atomically.
 
     Args:
         file: the Markdown file.
         files: what was published; in the card's folder.
         picture: a prediction, in the card's folder; None for a card without.
+        credit: of the picture, in Markdown; None for none.
     """
-    shown = f"![A prediction]({picture.name})" if picture else ""
+    shown = [f"![A prediction]({picture.name})", credit or ""] if picture else []
     about = files.info
-    sections = [_title(about), shown, _results(about), _classes(about)]
+    sections = [_title(about), *shown, _results(about), _classes(about)]
     card = _join(*sections, _use(files), _training(about), _files(files))
     write_atomically(file, lambda f: f.write(card.encode()))
 

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--half", action="store_true", help="half precision: half the bytes")
     add("--safetensors-only", action="store_true", help="no .pth and .pkl for Detectron2's tools")
     add("--picture", metavar="IMAGE", help="image for the card (first of the test set, if there)")
+    add("--credit", metavar="TEXT", help="line of Markdown below the picture: whose photo it is")
     add("--index", metavar="JSON", type=Path, help="index of a model zoo to add the model to")
     add(
         "--trust-weights",
@@ -77,7 +78,7 @@ def _run(args: argparse.Namespace) -> None:
         picture = args.output / f"{args.name}.jpg"
         result.save(picture)
     card = args.output / f"{args.name}.md"
-    write_model_card(card, files, picture)
+    write_model_card(card, files, picture, args.credit)
     if args.index:
         add_to_index(args.index, files)
     written = [files.safetensors, *files.stock, files.config, picture, card, args.index]
