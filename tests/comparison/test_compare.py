@@ -104,7 +104,7 @@ def _comparison(tmp_path, first, second, weights="a"):
     results = {("ce", i): _result(v) for i, v in enumerate(first)}
     results |= {("ce+lovasz", i): _result(v, weights) for i, v in enumerate(second)}
     folders = {key: tmp_path / "none" for key in results}
-    return Comparison(["ce", "ce+lovasz"], list(range(len(first))), results, folders)
+    return Comparison(["ce", "ce+lovasz"], list(range(len(first))), results, folders, "val")
 
 
 def test_a_negative_result_is_printed_as_such(tmp_path):
@@ -135,18 +135,52 @@ def test_unfinished_runs_leave_gaps_and_not_zeros(tmp_path):
     assert "(2 of 2 seeds higher)" in markdown
 
 
-def test_two_evaluations_of_the_same_images_are_told_apart_by_an_interval_over_them(tmp_path):
+@pytest.fixture
+def evaluated(tmp_path):
+    """A comparison of two runs, of which the second finds the sky of a fifth more of the images."""
     comparison = _comparison(tmp_path, [50.0], [60.0])
-    gt = np.ones((4, 4), dtype=int)
     for n, (loss, share) in enumerate((("ce", 3), ("ce+lovasz", 4))):
-        quality = PanopticQuality([{"id": 1, "name": "sky", "isthing": 0}], boundaries=False)
-        for i in range(30):
-            pred = gt * (i % 5 < share)  # nothing is predicted in some of the images
-            quality.add(gt, [SKY], pred, [SKY] * bool(pred.any()), name=f"{i}.png")
-        folder = tmp_path / str(n) / "inference" / "val"
-        write_report(quality, panoptic_metrics(quality), folder)
         comparison.folders[loss, 0] = tmp_path / str(n)
+        _evaluate(tmp_path / str(n) / "inference" / "val", share)
+    return comparison
+
+
+def _evaluate(folder, share, name="images/{}/0.png"):
+    quality = PanopticQuality([{"id": 1, "name": "sky", "isthing": 0}], boundaries=False)
+    gt = np.ones((4, 4), dtype=int)
+    for i in range(30):
+        pred = gt * (i % 5 < share)  # nothing is predicted in some of the images
+        quality.add(gt, [SKY], pred, [SKY] * bool(pred.any()), name=name.format(i))
+    write_report(quality, panoptic_metrics(quality), folder)
+
+
+def _over_images(comparison, tmp_path):
     markdown = " ".join(write_comparison(comparison, tmp_path, "", "").split())
     found = re.search(r"ce\+lovasz − ce \| seed 0 \| ([+−-][\d.]+) to ([+−-][\d.]+)", markdown)
-    low, high = map(float, found.groups())
-    assert 0 < low < 20 < high  # it finds the segments of a fifth more of the images
+    return found and tuple(map(float, found.groups()))
+
+
+def test_two_evaluations_of_the_same_images_are_told_apart_by_an_interval_over_them(
+    evaluated, tmp_path
+):
+    low, high = _over_images(evaluated, tmp_path)
+    assert 0 < low < 20 < high
+
+
+def test_of_several_test_sets_the_first_is_that_of_the_interval_over_images(evaluated, tmp_path):
+    before = _over_images(evaluated, tmp_path)
+    for n in range(2):
+        _evaluate(tmp_path / str(n) / "inference" / "a_second", share=5)
+    assert _over_images(evaluated, tmp_path) == before
+
+
+def test_a_run_that_is_not_done_has_no_interval_over_images(evaluated, tmp_path):
+    del evaluated.results["ce+lovasz", 0]
+    assert _over_images(evaluated, tmp_path) is None
+
+
+def test_images_that_cannot_be_told_apart_cost_the_interval_and_nothing_else(evaluated, tmp_path):
+    for n in range(2):
+        _evaluate(tmp_path / str(n) / "inference" / "val", 4, name="the same")
+    assert _over_images(evaluated, tmp_path) is None
+    assert "ce+lovasz against ce" in (tmp_path / "comparison.md").read_text()

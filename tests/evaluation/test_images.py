@@ -1,10 +1,19 @@
 """What single images say: mIoU per image, the worst of them, and intervals by bootstrap."""
 
+from pathlib import PurePath
+
 import numpy as np
 import pytest
 
 from panoptic_lovasz.data.id_map import id_to_rgb
-from panoptic_lovasz.evaluation.images import intervals, per_image
+from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.evaluation.images import (
+    ImageCounts,
+    in_pairs,
+    intervals,
+    per_image,
+    read_counts,
+)
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 
 CATEGORIES = [
@@ -98,6 +107,42 @@ def test_two_evaluations_of_the_same_images_are_told_apart_better_in_pairs():
     alone = intervals(second)["mIoU"]
     assert high - low < alone[1] - alone[0]
     assert intervals(first, first)["PQ"] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["x/berlin/1.png", "x/ulm/1.png"], ["/y/ulm/1.jpg", "/y/berlin/1.jpg"]),
+        (["1.png", "2.png"], ["y/2.png", "y/1.png"]),
+        (["x/1.png"], ["1.jpg"]),
+        ([], []),
+    ],
+)
+def test_images_are_paired_by_their_paths_in_the_folder_that_they_share(first, second):
+    a, b = in_pairs(*([_counts(name) for name in names] for names in (first, second)))
+    assert [image.name for image in a] == first
+    assert [_place(image) for image in a] == [_place(image) for image in b]
+
+
+def _counts(name):
+    return ImageCounts(name, *(np.zeros(0),) * 3)
+
+
+def _place(image):
+    path = PurePath(image.name)
+    return path.stem, path.parent.name == "ulm"
+
+
+def test_images_that_differ_in_their_suffix_alone_cannot_be_paired():
+    images = [_counts(name) for name in ("a/1.png", "a/1.jpg", "a/2.png")]
+    with pytest.raises(DatasetError, match="1 of 3 evaluated images have the path of another"):
+        in_pairs(images, images)
+
+
+def test_damaged_counts_are_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "image_counts.npz").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"image_counts\.npz cannot be read"):
+        read_counts(tmp_path / "image_counts.npz")
 
 
 def test_one_image_has_no_interval():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 
 from ..config import check_config, set_options
+from ..errors import ConfigError
 from .train import RESULT_FILE
 
 __all__ = ["KEY_FILE", "Run", "plan_runs", "read_result"]
@@ -40,8 +41,10 @@ def plan_runs(
         output: folder of the comparison; a run has ``<loss>/seed_<n>`` in it.
 
     Raises:
-        ConfigError: for a key or value that the config does not take.
+        ConfigError: for a key or value that the config does not take, or without a test set.
     """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty, expected the data set to compare the runs on")
     runs = []
     for seed in seeds:
         for name, changes in losses.items():

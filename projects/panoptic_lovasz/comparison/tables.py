@@ -16,6 +16,7 @@ from ..files import write_atomically
 from ..metrics import HEADLINES, TITLES, averages, by_class, find
 from ..reporting import page, plots
 from ..reporting.records import read_results, write_csv
+from ..visualization.guard import tolerate_errors
 from .runs import Run, read_result
 from .statistics import Difference, Summary, paired_difference, summarize
 
@@ -41,6 +42,7 @@ class Comparison:
     seeds: list[int]
     results: Mapping[tuple[str, int], dict[str, Any]]
     folders: Mapping[tuple[str, int], Path]
+    test_set: str  # of several the first, as in the results
 
     def values(self, loss: str, key: str) -> list[float]:
         """One value per seed, of a metric or of a field; NaN where it is not known."""
@@ -87,6 +89,7 @@ def collect(runs: Sequence[Run]) -> Comparison:
         seeds=list(dict.fromkeys(r.seed for r in runs)),
         results=results,
         folders={(r.loss, r.seed): r.folder for r in runs},
+        test_set=runs[0].cfg.DATASETS.TEST[0],
     )
 
 
@@ -181,12 +184,12 @@ def _over_images(c: Comparison) -> _Table:
     """A row per seed and loss: how far apart its evaluation is from the baseline's."""
     rows = []
     for loss, seed in ((loss, seed) for loss in c.losses[1:] for seed in c.seeds):
-        files = [
-            sorted((c.folders[key] / "inference").glob(f"*/{COUNTS_FILE}"))[:1]
-            for key in ((loss, seed), (c.losses[0], seed))
-        ]
-        if all(files):
-            pair = in_pairs(*(read_counts(file) for (file,) in files))
+        keys = ((loss, seed), (c.losses[0], seed))
+        files = [c.folders[key] / "inference" / c.test_set / COUNTS_FILE for key in keys]
+        if not all(key in c.results for key in keys) or not all(file.is_file() for file in files):
+            continue  # not done, or not panoptic
+        with tolerate_errors(_OVER_IMAGES):
+            pair = in_pairs(*map(read_counts, files))
             ends = intervals(*pair).values()
             texts = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in ends]
             rows.append([f"{loss} − {c.losses[0]}", f"seed {seed}", *texts])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -134,18 +133,32 @@ def in_pairs(
 ) -> tuple[list[ImageCounts], list[ImageCounts]]:
     """Two evaluations of the same images, in the same order.
 
-    Images are known by the file's name without folder and suffix.
+    Images are known by their path below the folder that an evaluation's images have in common,
+    without suffix.
 
     Raises:
-        DatasetError: they are not of the same images.
+        DatasetError: they are not of the same images, or images differ in their suffix alone.
     """
-    a, b = ({Path(image.name).stem: image for image in images} for images in (first, second))
-    if a.keys() != b.keys() or len(a) < max(len(first), len(second)):
+    a, b = _by_name(first), _by_name(second)
+    if a.keys() != b.keys():
         raise DatasetError(
             f"two evaluations can be compared on the same images only; {len(a.keys() ^ b.keys())} "
             f"are in one of them, of {len(first)} and {len(second)}"
         )
     return list(a.values()), [b[name] for name in a]
+
+
+def _by_name(images: Sequence[ImageCounts]) -> dict[str, ImageCounts]:
+    stems = [os.path.splitext(image.name)[0] for image in images]
+    root = os.path.commonpath([os.path.dirname(stem) for stem in stems]) if stems else ""
+    names = [os.path.relpath(stem, root or ".") for stem in stems]
+    by_name = dict(zip(names, images, strict=True))
+    if len(by_name) < len(images):
+        raise DatasetError(
+            f"{len(images) - len(by_name)} of {len(images)} evaluated images have the path of "
+            "another but for the suffix, so they cannot be told apart for a comparison"
+        )
+    return by_name
 
 
 def write_counts(file: BinaryIO, images: Sequence[ImageCounts]) -> None:
@@ -172,7 +185,7 @@ def read_counts(file: str | os.PathLike) -> list[ImageCounts]:
             at = np.cumsum(content["sizes"])[:-1]
             parts = [np.split(content[k], at) for k in ("categories", "values", "in_truth")]
             names = content["names"].tolist()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DatasetError(f"{os.fspath(file)} cannot be read: {error}") from error
     return [ImageCounts(*image) for image in zip(names, *parts, strict=True)] if names else []
 
