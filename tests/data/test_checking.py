@@ -101,6 +101,18 @@ def _set(record, **fields):
 BLANK = np.full((24, 32, 3), 90, np.uint8)
 # What is planted; the file that must be named; the field; what the message says.
 FAULTS = {
+    "nothing annotated": (
+        lambda d: d.json["annotations"].clear(),
+        "train.json",
+        "annotations",
+        "nothing to learn",
+    ),
+    "no thing": (
+        lambda d: [_set(c, isthing=0) for c in d.json["categories"]],
+        "train.json",
+        "categories",
+        "none is a thing",
+    ),
     "image without id": (lambda d: d.image.pop("id"), "train.json", "images[1]", "no 'id'"),
     "image without name": (
         lambda d: d.image.pop("file_name"),
@@ -417,6 +429,15 @@ def test_the_repaired_copy_is_sound_and_the_original_is_untouched(data):
     assert len(load_coco_panoptic_json(fixed_json, images, fixed_panoptic)) == 3
 
 
+def test_the_repaired_folder_has_every_png_also_of_what_cannot_be_repaired(data):
+    FAULTS["id that the JSON lacks"][0](data)
+    _set(data.json["images"][0], width=99)
+    json_file, _, panoptic = data.arguments()
+    _, fixed_panoptic = repair_coco_panoptic(data.check(), json_file, panoptic)
+    assert sorted(p.name for p in fixed_panoptic.iterdir()) == ["a.png", "b.png", "c.png"]
+    assert (fixed_panoptic / "a.png").read_bytes() == (panoptic / "a.png").read_bytes()
+
+
 def test_without_unknown_ids_the_png_folder_needs_no_copy(data):
     FAULTS["wrong area"][0](data)
     json_file, _, panoptic = data.arguments()
@@ -484,6 +505,11 @@ def test_a_registered_data_set_is_checked_by_its_name_and_only_some_faults_are_p
     count = sum(line.startswith("error: ") for line in every.splitlines())
     assert (count, "more; --all" in every) == (60, False)
     assert "... and 10 more; --all prints them" in some
+
+
+def test_detectron2s_cityscapes_whose_json_has_other_names_cannot_be_checked(capsys):
+    assert check_dataset.main(["cityscapes_fine_panoptic_val"]) == 1
+    assert "check what tools.convert cityscapes makes of it" in capsys.readouterr().err
 
 
 def test_a_data_set_of_another_format_cannot_be_checked(capsys):

@@ -86,6 +86,10 @@ def test_samples_are_taken_one_at_a_time(target):
         ),
         ([("a.png", IDS, SEGMENTS)] * 3, r"earlier image .* same PNG a\.png"),
         ([("a.jpg", IDS, SEGMENTS, 1), ("b.jpg", IDS, SEGMENTS, 1)], "image_id 1 occurs more"),
+        (
+            [("a.jpg", IDS, SEGMENTS, 1), ("a.jpg", IDS, SEGMENTS, 2)],
+            r"file_name 'a\.jpg' occurs more",
+        ),
         ([("../a.jpg", IDS, SEGMENTS)], "expected a path relative to the image folder"),
         ([("/a.jpg", IDS, SEGMENTS)], "expected a path relative to the image folder"),
     ],

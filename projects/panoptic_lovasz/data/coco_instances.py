@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DatasetError
+from .categories import check_categories
 from .fault import Fault
 from .fields import check_field, check_file_name, describe_unmatched, read_json, shorten
 from .paths import Folder
@@ -147,10 +148,16 @@ class CocoInstances:
             some = shorten(", ".join(unused))
             self._fault("categories", f"{len(unused)} have no annotation: {some}", False)
         stuff = set(self.choices.stuff_names)
-        return [
+        sound = [
             {"id": c["id"], "name": c["name"], "isthing": int(c["name"] not in stuff), **_color(c)}
             for c in sound
         ]
+        if not self.errors:
+            try:
+                check_categories(sound, str(self.json_file))
+            except DatasetError as error:
+                self._fault("categories", str(error).removeprefix(f"{self.json_file}: "))
+        return sound
 
     def _read_annotations(self, annotations: list[Any]) -> None:
         image_ids = {image["id"] for image in self.images}
@@ -206,10 +213,17 @@ class CocoInstances:
 
     def _find_files(self) -> dict[Any, str]:
         folder = self.folder = Folder(self.image_folder, self.choices.follow_links)
-        files, missing = {}, []
+        files: dict[Any, str] = {}
+        missing: list[str] = []
+        names: dict[str, str] = {}  # in the JSON, by path
         for image in self.images:
             try:
-                files[image["id"]] = folder.find(image["file_name"])
+                path = folder.find(image["file_name"])
+                other = names.setdefault(os.path.normpath(path), image["file_name"])
+                if other != image["file_name"]:
+                    what = f"{image['file_name']!r} and {other!r} are the same file"
+                    self._fault("images.file_name", what)
+                files[image["id"]] = path
             except FileNotFoundError:
                 missing.append(image["file_name"])
             except DatasetError as error:

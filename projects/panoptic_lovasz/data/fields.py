@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from ..errors import DatasetError
@@ -99,11 +100,13 @@ def check_unique(values: Iterable[Any], where: str) -> None:
         seen.add(value)
 
 
-def describe_unmatched(value: Any, known: Iterable[Any], what: str) -> str:
+def describe_unmatched(value: int | str, known: Container[Any], what: str) -> str:
     """What to say of an id that is not among those known, such as "1" among integers."""
-    alike = next((k for k in known if str(k) == str(value)), None)
+    alike: int | str = str(value)
+    if isinstance(value, str) and re.fullmatch("-?[0-9]{1,18}", value):
+        alike = int(value)
     hint = ""
-    if alike is not None:
+    if alike in known:
         hint = f"; there is {shorten(alike)} of type {type(alike).__name__}: write both alike"
     return f"{shorten(value)}, of type {type(value).__name__}, is not the id of any {what}{hint}"
 

@@ -72,7 +72,7 @@ def write_coco_panoptic(
         The number of images written.
 
     Raises:
-        DatasetError: if the destination exists, two images would share a PNG or an id, or a
+        DatasetError: if the destination exists, two images would share a file or an id, or a
             sample's segments and pixels do not belong together.
     """
     json_file, panoptic_dir = Path(json_file), Path(panoptic_dir)
@@ -93,6 +93,7 @@ def write_coco_panoptic(
             images.append(image)
             annotations.append(annotation)
         check_unique((image["id"] for image in images), "image_id")
+        check_unique((image["file_name"] for image in images), "file_name")
         content = {
             "info": info or {},
             "licenses": [],

@@ -21,7 +21,8 @@ _COLUMNS = ("data set", "class", "kind", "images", "instances", "pixels, %")
 def write_data_statistics(file: Path, datasets: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """Write images, instances and share of pixels by class as CSV.
 
-    No PNG is read: pixels are those of the annotations' ``area``, and empty where one lacks it.
+    No PNG is read: pixels are those of the annotations' ``area``, and empty where one lacks it, or
+    an image its size.
     Crowds count as pixels and images, not as instances. Data sets without panoptic annotations in
     their dicts are left out.
 
@@ -45,8 +46,8 @@ def _rows(name: str, dicts: Sequence[dict[str, Any]]) -> list[tuple]:
             {**s, "category_id": classes.dataset_id(*classes.segment_class(s))}
             for s in record["segments_info"]
         ]
-        complete &= all("area" in s for s in segments)
-        total += record["height"] * record["width"]
+        complete &= all("area" in s for s in segments) and {"height", "width"} <= record.keys()
+        total += record.get("height", 0) * record.get("width", 0)
         areas = {s["id"]: s.get("area", 0) for s in segments}
         statistics.add(ImageFindings(areas=areas, segments=segments))
     return [

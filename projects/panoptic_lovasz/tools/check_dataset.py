@@ -96,6 +96,11 @@ def _locate(args: argparse.Namespace) -> tuple[str, str, str | None]:
     metadata = MetadataCatalog.get(args.dataset)
     if metadata.get("panoptic_json") is None:
         raise DatasetError(f"data set '{args.dataset}' is not in the COCO panoptic format")
+    if metadata.get("evaluator_type") == "cityscapes_panoptic_seg":
+        raise DatasetError(
+            f"data set '{args.dataset}' is Detectron2's, which finds images by other names than "
+            "those in its JSON: check what tools.convert cityscapes makes of it"
+        )
     return metadata.panoptic_json, metadata.image_root, metadata.panoptic_root
 
 

@@ -79,6 +79,15 @@ def test_a_stuff_label_that_is_no_category_is_named(source):
         _convert(source)
 
 
+def test_a_stuff_category_whose_id_is_a_void_label_is_refused_before_it_is_lost(source):
+    STUFF.append({"id": 0, "name": "water"})
+    try:
+        with pytest.raises(DatasetError, match=r"the ids \[0\] are those of categories and void"):
+            _convert(source)
+    finally:
+        STUFF.pop()
+
+
 def test_a_mask_that_cannot_be_decoded_is_named_with_its_annotation(source):
     content = json.loads((source / "instances.json").read_text())
     content["annotations"][1]["segmentation"] = {"size": [20, 30], "counts": None}
@@ -254,11 +263,30 @@ def test_an_annotation_that_refers_to_nothing_is_an_error_that_names_it(
             lambda c: c.update(categories=[*CATEGORIES, {"id": 3, "name": "car"}]),
             "the name 'car' occurs 2 times",
         ),
+        (
+            lambda c: c["images"].append({**c["images"][0], "id": 2, "file_name": "./a.jpg"}),
+            r"'\./a\.jpg' and 'a\.jpg' are the same file",
+        ),
     ],
 )
 def test_what_is_there_twice_is_an_error_that_names_it(export, spoil, message):
     spoil(export.content)
     with pytest.raises(DatasetError, match=rf"in\.json: .*{message}"):
+        export.convert()
+
+
+@pytest.mark.parametrize(
+    ("category", "message"),
+    [
+        ({"id": -1, "name": "bus"}, "id is -1, expected an integer >= 0"),
+        ({"id": 9, "name": ""}, "name is '', expected a non-empty string"),
+        ({"id": 9, "name": "bus\r"}, r"name 'bus\r' has the control character U+000D"),
+    ],
+)
+def test_the_check_finds_the_categories_that_cannot_be_converted(export, category, message):
+    export.content["categories"] = [*CATEGORIES, category]
+    assert any(f.startswith("error") and message in f for f in export.faults()), export.faults()
+    with pytest.raises(DatasetError, match=r"in\.json: categories"):
         export.convert()
 
 

@@ -1,5 +1,7 @@
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 
 from panoptic_lovasz.data import load_coco_panoptic_json
 from panoptic_lovasz.data.converters import convert_label_folders, read_categories
+from panoptic_lovasz.data.converters.folders import label_reader
 from panoptic_lovasz.data.id_map import read_panoptic_png
 from panoptic_lovasz.errors import DatasetError
 from panoptic_lovasz.tools import convert
@@ -65,6 +68,32 @@ def test_a_label_that_is_no_category_is_named_with_its_file(folders):
     _write(folders / "semantic", "a.png", np.full((20, 30), 77, np.uint8))
     with pytest.raises(DatasetError, match=r"semantic/a\.png has the labels \[77\]"):
         _convert(folders)
+
+
+def test_a_category_whose_id_is_a_void_label_is_refused_before_it_is_lost(folders):
+    with pytest.raises(DatasetError, match=r"the ids \[255\] are those of categories and void"):
+        _convert(folders, [*CATEGORIES, {"id": VOID, "name": "water", "isthing": 0}])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_labels_of_few_bits_are_those_of_the_file(tmp_path, bits):
+    labels = np.arange(16).reshape(2, 8) % 2**bits
+    packed = np.packbits(
+        np.unpackbits(labels[..., None].astype(np.uint8), axis=-1)[..., -bits:].reshape(2, -1),
+        axis=1,
+    )
+    rows = b"".join(b"\0" + row.tobytes() for row in packed)
+    header = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    (tmp_path / "labels.png").write_bytes(png)
+    _write(tmp_path, "image.jpg", np.zeros((2, 8, 3), np.uint8))
+    with label_reader() as read_labels:
+        found = read_labels(tmp_path / "labels.png", tmp_path / "image.jpg")
+    np.testing.assert_array_equal(found, labels)
 
 
 def test_a_label_file_with_colors_is_refused(folders):

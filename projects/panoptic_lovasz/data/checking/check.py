@@ -87,6 +87,10 @@ def check_coco_panoptic(
     json_file = os.fspath(json_file)
     content = read_coco_panoptic_json(json_file)
     outline = _Outline(json_file, PanopticClasses.from_categories(content["categories"], json_file))
+    if not outline.classes.num_things:
+        outline.fault("categories", "none is a thing; a panoptic model needs at least one")
+    if not content["annotations"]:
+        outline.fault("annotations", "there is none, so there is nothing to learn")
     _check_images(content["images"], outline)
     _check_annotations(content["annotations"], outline)
     statistics = Statistics(content["categories"])

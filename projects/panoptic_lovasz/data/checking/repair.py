@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import DatasetError
 from ...files import replacing, write_atomically
+from ..fields import check_file_name
 from ..id_map import VOID, read_panoptic_png, write_panoptic_png
 from ..paths import Folder
 from .check import CheckReport
@@ -69,12 +70,16 @@ def _repair_segment(segment: dict[str, Any], areas: dict, boxes: dict) -> dict[s
 
 def _write_pngs(report: CheckReport, panoptic: Folder, fixed: Path) -> None:
     with replacing(fixed) as partial:
-        for n, found in report.findings.items():
-            name = report.content["annotations"][n]["file_name"]
-            target = partial / panoptic.relative(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not found.unknown_ids:
-                shutil.copy2(panoptic.find(name), target)
+        for n, annotation in enumerate(report.content["annotations"]):
+            try:
+                name = check_file_name(annotation, "")
+                file, target = panoptic.find(name), partial / panoptic.relative(name)
+            except (DatasetError, FileNotFoundError):  # one of the errors that were reported
                 continue
-            ids = read_panoptic_png(panoptic.find(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found = report.findings.get(n)
+            if found is None or not found.unknown_ids:
+                shutil.copy2(file, target)
+                continue
+            ids = read_panoptic_png(file)
             write_panoptic_png(target, np.where(np.isin(ids, found.unknown_ids), VOID, ids))

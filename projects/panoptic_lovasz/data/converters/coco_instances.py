@@ -20,7 +20,7 @@ from ..fields import check_field
 from ..instance_painter import InstancePainter
 from ..paths import Folder
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import LabelReader, find_png, label_reader
+from .folders import LabelReader, check_void_labels, find_png, label_reader
 
 __all__ = ["convert_coco_instances"]
 
@@ -64,8 +64,8 @@ def convert_coco_instances(
 
     Raises:
         DatasetError: if a file is missing or unreadable, a record refers to none or is there twice,
-            a mask is damaged, a name is not one of the JSON's, or a label in a PNG is not a stuff
-            category.
+            a mask is damaged, a name is not one of the JSON's, a label in a PNG is not a stuff
+            category, or a void label is one.
     """
     coco = CocoInstances(instances_json, images, InstanceChoices(**choices))
     if coco.errors:
@@ -99,6 +99,7 @@ class _StuffPngs:
     def __init__(self, folder: Folder, categories: Sequence[dict], void_labels: Collection[int]):
         self.folder, self.void_labels = folder, set(void_labels)
         self.ids = {c["id"] for c in categories}
+        check_void_labels(self.ids, self.void_labels)
 
     def read(
         self, file_name: str, image_file: Path, read_labels: LabelReader

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,15 @@ from ...files import open_file
 from ..images import IMAGE_SUFFIXES, ImageHeader, is_hidden, read_header
 from ..paths import Folder
 
-__all__ = ["LabelReader", "find_png", "label_reader", "link_folder", "list_images", "pair_files"]
+__all__ = [
+    "LabelReader",
+    "check_void_labels",
+    "find_png",
+    "label_reader",
+    "link_folder",
+    "list_images",
+    "pair_files",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +85,16 @@ def find_png(name: Path, folder: Folder) -> Path:
     raise FileNotFoundError(name)
 
 
+def check_void_labels(ids: Iterable[int], void_labels: Iterable[int]) -> None:
+    """Raise if a category's id is a void label, too: its pixels would be lost."""
+    both = sorted(set(ids) & set(void_labels))
+    if both:
+        raise DatasetError(
+            f"the ids {both} are those of categories and void labels at once: give other void "
+            "labels (--void, which may be none) or ids"
+        )
+
+
 LabelReader = Callable[[Path, Path], np.ndarray]
 
 
@@ -125,11 +144,20 @@ def _read_labels(label_file: Path, image_file: Path, header: ImageHeader) -> np.
                     f"{label_file} has the mode {label.mode}, expected one channel of integers, "
                     "the labels"
                 )
-            return np.array(label).astype(np.int32)
+            return np.array(label).astype(np.int32) // _gray_step(f)
     except DatasetError:
         raise
     except Exception as error:  # Pillow raises errors of many types for a damaged file
         raise DatasetError(f"{label_file} cannot be read: {error}") from error
+
+
+def _gray_step(file: BinaryIO) -> int:
+    """By how much Pillow multiplies the values of a gray PNG of 2 or 4 bits."""
+    file.seek(0)
+    header = file.read(26)
+    bits, color_type = header[24:25], header[25:26]  # of the PNG standard's IHDR
+    is_gray_png = header.startswith(b"\x89PNG") and color_type == b"\0"
+    return {b"\2": 85, b"\4": 17}.get(bits, 1) if is_gray_png else 1
 
 
 def link_folder(target: Path, link: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DatasetError
 from ..writer import PanopticSample, write_coco_panoptic
-from .folders import label_reader, pair_files
+from .folders import check_void_labels, label_reader, pair_files
 
 __all__ = ["convert_label_folders"]
 
@@ -50,8 +50,9 @@ def convert_label_folders(
 
     Raises:
         DatasetError: if a file is missing or unreadable, or a semantic label is neither a category
-            nor void; the message names the file and the value.
+            nor void, or both; the message names the file and the value.
     """
+    check_void_labels((c["id"] for c in categories), void_labels)
     images = Path(images)
     triples = [
         (image, semantic_file, instance_file)
