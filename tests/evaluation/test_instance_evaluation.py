@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from pycocotools import mask as mask_util
 
 from panoptic_lovasz.data.id_map import read_panoptic_png, write_panoptic_png
@@ -35,6 +36,16 @@ def test_perfect_instances_have_an_ap_of_100(dataset, perfect_outputs, tmp_path)
     results = evaluator.evaluate()
     assert results["segm"]["AP"] == results["bbox"]["AP"] == pytest.approx(100)
     assert results["segm"]["AP-dog"] == pytest.approx(100)
+
+
+def test_instances_are_derived_where_the_json_of_the_metadata_is_not_there(
+    dataset, perfect_outputs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(MetadataCatalog.get(dataset), "json_file", "none.json", raising=False)
+    evaluator = PanopticInstanceEvaluator(dataset, tmp_path / "out")
+    evaluator.reset()
+    evaluator.process(*perfect_outputs)
+    assert evaluator.evaluate()["segm"]["AP"] == pytest.approx(100)
 
 
 def test_misplaced_instances_have_a_lower_ap(dataset, outputs, tmp_path):

@@ -96,6 +96,15 @@ def test_the_command_tells_two_models_apart_by_their_images(submission, capsys):
     assert "on the same images only" in capsys.readouterr().err
 
 
+def test_links_that_lead_out_are_followed_if_asked_for(submission, tmp_path, capsys):
+    (submission / "gt" / "0.png").rename(submission / "elsewhere.png")
+    (submission / "gt" / "0.png").symlink_to(submission / "elsewhere.png")
+    files = [str(submission / "pred.json"), str(submission / "gt.json")]
+    assert main(files) == 1
+    assert "is a link that leads out" in capsys.readouterr().err
+    assert main([*files, "--follow-links"]) == 0
+
+
 def edit(path, change):
     content = json.loads(path.read_text())
     change(content)
@@ -122,6 +131,18 @@ def edit(path, change):
             "1.png: prediction: .*'category_id'",
         ),
         (lambda c: c["annotations"][4].update(file_name="x.png"), "x.png does not exist"),
+        (
+            lambda c: c["annotations"][4].update(segments_info=None),
+            r"annotations\[4\]: segments_info is None, expected list",
+        ),
+        (
+            lambda c: c["annotations"][4].update(image_id=[4]),
+            r"annotations\[4\]: image_id is \[4\], expected int or str",
+        ),
+        (
+            lambda c: c["annotations"][4]["segments_info"][0].update(id=10**20),
+            "4.png: prediction: a segment needs integers 'id' and 'category_id'; found",
+        ),
     ],
 )
 def test_a_faulty_submission_is_one_error_that_names_the_file(submission, change, message, capsys):

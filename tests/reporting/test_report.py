@@ -13,7 +13,7 @@ from panoptic_lovasz.data.checking.files import ImageFindings
 from panoptic_lovasz.data.checking.statistics import Statistics
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 from panoptic_lovasz.evaluation.report import panoptic_metrics, write_report
-from panoptic_lovasz.reporting import write_report_page
+from panoptic_lovasz.reporting import plots, write_report_page
 from panoptic_lovasz.reporting.plots import class_bars, data_bars, save_png
 from panoptic_lovasz.reporting.records import add_result, write_csv, write_run
 from panoptic_lovasz.reporting.report import draw_plots
@@ -142,6 +142,17 @@ def test_a_best_result_that_is_not_the_last_is_named_with_its_iteration(folder):
     assert "The best PQ was" not in _Links(write_report_page(folder)).text
     add_result(folder, 500, {"panoptic_seg/PQ": 40})
     assert "The best PQ was 52.5 at iteration 400." in _Links(write_report_page(folder)).text
+
+
+def test_a_class_may_be_called_as_a_column_of_the_confusion_matrix_is(folder, monkeypatch):
+    matrix = folder / "inference" / "my_val" / "confusion_matrix.csv"
+    matrix.write_text("ground truth,sky,void,void\nsky,5,1,2\nvoid,3,7,4\nvoid,0,8,9\n")
+    drawn = []
+    monkeypatch.setattr(plots, "confusion_matrix", lambda *matrix: drawn.append(matrix))
+    write_report_page(folder)
+    ((names, counts),) = drawn
+    assert names == ["sky", "void", "void"]
+    assert counts.tolist() == [[5, 1, 2], [3, 7, 4], [0, 8, 9]]
 
 
 def test_without_a_confusion_matrix_the_page_has_the_other_plots(folder):

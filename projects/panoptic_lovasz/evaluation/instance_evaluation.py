@@ -13,6 +13,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from pycocotools import mask as mask_util
 from tqdm import tqdm
 
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 class PanopticInstanceEvaluator(COCOEvaluator):
     """Detectron2's ``COCOEvaluator`` for data sets that have only panoptic annotations.
 
-    Where the metadata names an instance JSON (``json_file``: Detectron2's COCO) that is the ground
-    truth; else one is derived from the panoptic PNGs and kept in ``output_dir`` for the next time.
+    Where the metadata names an instance JSON that is there (``json_file``: Detectron2's COCO) that
+    is the ground truth; else one is derived from the panoptic PNGs and kept in ``output_dir`` for
+    the next time.
     The AP is the official one, of pycocotools.
     """
 
@@ -51,7 +53,7 @@ class PanopticInstanceEvaluator(COCOEvaluator):
         """
         gt = ground_truth or PanopticGroundTruth(dataset_name)
         json_file = gt.metadata.get("json_file")
-        if json_file is None:
+        if json_file is None or not PathManager.isfile(json_file):
             json_file = str(_cached_instances(gt, Path(output_dir)))
         # COCOEvaluator takes files and classes from the metadata of a name: give it one of its own,
         # whose thing classes are 0..T-1 also where all classes are numbered in one range.

@@ -200,7 +200,7 @@ class PanopticQuality:
         try:
             categories = {s["id"]: self._index[s["category_id"]] for s in segments}
             ids = np.fromiter(categories, np.int64, len(categories))
-        except (TypeError, KeyError, ValueError):
+        except (TypeError, KeyError, ValueError, OverflowError):
             raise self._fault(segments, where) from None
         if len(ids) < len(segments) or ids.min(initial=1) <= VOID:
             raise DatasetError(
@@ -225,7 +225,8 @@ class PanopticQuality:
 
 def _is_segment(segment: Any) -> bool:
     return isinstance(segment, Mapping) and all(
-        isinstance(segment.get(key), (int, np.integer)) for key in ("id", "category_id")
+        isinstance(segment.get(key), (int, np.integer)) and abs(segment[key]) < 2**63
+        for key in ("id", "category_id")
     )
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..data.classes import PanopticClasses
 from ..data.coco_panoptic import read_coco_panoptic_json
-from ..data.fields import check_file_name, read_json
+from ..data.fields import check_field, check_file_name, read_json
 from ..data.id_map import read_panoptic_png
 from ..data.paths import Folder
 from ..errors import DatasetError
@@ -28,6 +28,7 @@ __all__ = ["evaluate_submission", "write_submission_json"]
 logger = logging.getLogger(__name__)
 
 _CHUNK = 50  # images per task of a process
+_FIELDS = {"image_id": (int, str), "file_name": (str,), "segments_info": (list,)}
 
 
 class _Pair(NamedTuple):
@@ -47,6 +48,7 @@ def evaluate_submission(
     gt_dir: str | os.PathLike | None = None,
     *,
     boundaries: bool = False,
+    follow_links: bool = False,
     num_workers: int | None = None,
     progress: bool = True,
 ) -> PanopticQuality:
@@ -58,6 +60,7 @@ def evaluate_submission(
         pred_dir, gt_dir: folders of the PNGs; by default the JSON's path without its suffix.
         boundaries: look at boundaries, too: Boundary PQ, and mIoU away from boundaries. Takes
             twice the time.
+        follow_links: let symbolic links lead out of the two folders.
         num_workers: processes; by default one per core.
         progress: show a progress bar if stderr is a terminal.
 
@@ -78,7 +81,7 @@ def evaluate_submission(
         for image in content["images"]
         if isinstance(image, dict) and {"id", "width", "height"} <= image.keys()
     }
-    truths_in, predictions_in = Folder(gt_dir), Folder(pred_dir)
+    truths_in, predictions_in = (Folder(folder, follow_links) for folder in (gt_dir, pred_dir))
     pairs = [
         _Pair(
             _find(truth, truths_in, gt_json),
@@ -165,9 +168,9 @@ def _read_annotations(path: Path) -> list[Any]:
 def _by_image(annotations: Sequence[Any], path: Path) -> dict[int | str, dict[str, Any]]:
     by_image = {}
     for n, annotation in enumerate(annotations):
-        for field in ("image_id", "file_name", "segments_info"):
-            if not isinstance(annotation, dict) or field not in annotation:
-                raise DatasetError(f"{path}: annotations[{n}] has no '{field}'")
+        where = f"{path}: annotations[{n}]"
+        for field, types in _FIELDS.items():
+            check_field(annotation, field, types, where)
         if annotation["image_id"] in by_image:
             raise DatasetError(
                 f"{path}: image_id {annotation['image_id']!r} is annotated more than once"

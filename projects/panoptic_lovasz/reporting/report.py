@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 from collections.abc import Callable
@@ -193,10 +194,11 @@ def _class_rows(dataset: Path) -> list[dict[str, Any]]:
 
 
 def _confusion(dataset: Path):
-    rows = read_csv(dataset / "confusion_matrix.csv")
-    if not rows:
+    path = dataset / "confusion_matrix.csv"
+    if not path.is_file():
         return None
-    values = [list(row.values()) for row in rows]
+    with open(path, newline="") as f:
+        _, *values = csv.reader(f)  # a class may be called as another column is
     return plots.confusion_matrix([v[0] for v in values], np.array([v[1:] for v in values], int))
 
 

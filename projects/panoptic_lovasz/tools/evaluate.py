@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--gt-dir", help="PNGs of the ground truth (default: GT without .json)")
     add("--boundaries", action="store_true", help="Boundary PQ, and mIoU away from boundaries")
     add("--against", type=Path, metavar="FOLDER", help="compare with what --output wrote there")
+    add("--follow-links", action="store_true", help="let links lead out of the two folders")
     add("--num-workers", type=cli.positive, help="processes (default: one per core)")
     add("--output", type=Path, help="write JSON and CSV reports into this folder")
     return cli.run(parser, _run, argv)
@@ -43,6 +44,7 @@ def _run(args: argparse.Namespace) -> None:
         args.pred_dir,
         args.gt_dir,
         boundaries=args.boundaries,
+        follow_links=args.follow_links,
         num_workers=args.num_workers,
     )
     metrics = panoptic_metrics(quality)
