@@ -8,7 +8,9 @@
 """
 
 # ruff: noqa: E402  # PyTorch reads the process's settings while it is loaded
+import contextlib
 import sys
+from pathlib import Path
 
 from panoptic_lovasz.process import prepare_process
 
@@ -21,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import Trainer, launch, load_config
 from panoptic_lovasz.engine import check_resumable
+from panoptic_lovasz.files import keeping
 from panoptic_lovasz.tools import cli
 
 
@@ -34,7 +37,9 @@ def setup(args):
         check_resumable(cfg)
     if args.config_file.endswith(".safetensors"):
         args.config_file = ""  # default_setup would log it as text
-    default_setup(cfg, args)
+    evaluates = args.eval_only and comm.is_main_process()  # the config is the training's
+    with keeping(Path(cfg.OUTPUT_DIR, "config.yaml")) if evaluates else contextlib.nullcontext():
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="panoptic_lovasz")
     return cfg
 

@@ -10,7 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["open_file", "remove_unfinished", "replacing", "write_atomically"]
+__all__ = ["keeping", "open_file", "remove_unfinished", "replacing", "write_atomically"]
+
+
+@contextmanager
+def keeping(path: str | os.PathLike) -> Iterator[None]:
+    """Give a file its content back when the block, which may write it anew, ends."""
+    path = Path(path)
+    content = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if content is not None:
+            write_atomically(path, lambda f: f.write(content))
 
 
 @contextmanager

@@ -44,14 +44,18 @@ class Command:
         assert outcome.returncode == 0, outcome.stderr[-3000:]
         return outcome
 
-    def train_until(self, condition, stop, output, *options, flags=()):
-        """Start a training, send it the signal ``stop`` once the condition holds; its exit code."""
+    def train_until(self, condition, stop, output, *options, flags=(), to_all=False):
+        """Start a training, send it the signal ``stop`` once the condition holds; its exit code.
+
+        With ``to_all`` its own processes get the signal, too.
+        """
         arguments = self.train_arguments(output, *options, flags=flags)
         process = self.start("train_net.py", *arguments)
         deadline = time.monotonic() + 200
         while not condition() and process.returncode is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(getattr(signal, stop))
+        send = process.send_signal_to_all if to_all else process.send_signal
+        send(getattr(signal, stop))
         return process.wait(timeout=100)
 
 
@@ -76,3 +80,13 @@ def make_trainer(command, monkeypatch):
         return trainer
 
     return make
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    """Let trainers remember which model they evaluate, and no more."""
+    evaluated = []
+    monkeypatch.setattr(
+        Trainer, "test", classmethod(lambda cls, cfg, model: evaluated.append(model))
+    )
+    return evaluated

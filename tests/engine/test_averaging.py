@@ -17,16 +17,6 @@ from panoptic_lovasz.model_zoo import publish
 EMA = ["SOLVER.EMA.ENABLED", True]
 
 
-@pytest.fixture
-def no_evaluation(monkeypatch):
-    """Let trainers remember which model they evaluate, and no more."""
-    evaluated = []
-    monkeypatch.setattr(
-        Trainer, "test", classmethod(lambda cls, cfg, model: evaluated.append(model))
-    )
-    return evaluated
-
-
 def _assert_same_bits(a, b):
     assert a.keys() == b.keys()
     for name, value in a.items():

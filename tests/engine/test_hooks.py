@@ -174,6 +174,8 @@ def test_results_of_a_run_that_starts_anew_replace_those_of_the_last(tmp_path):
     _evaluations(tmp_path, _Checkpointer(tmp_path), [1.0, 2.0, 3.0])
     _evaluations(tmp_path, _Checkpointer(tmp_path), [4.0])
     assert [row["panoptic_seg/PQ"] for row in read_results(tmp_path)] == [4.0]
+    _evaluations(tmp_path, _Checkpointer(tmp_path), [])
+    assert read_results(tmp_path) == []
 
 
 def test_losses_of_a_run_that_went_back_replace_the_later_ones(tmp_path):

@@ -54,15 +54,18 @@ def test_a_run_killed_between_its_last_checkpoint_and_its_end_is_finished(
     _assert_same_bits(_final(tmp_path), _final(uninterrupted))
 
 
-def test_sigterm_saves_the_iteration_and_the_next_start_resumes_untold(
-    command, uninterrupted, tmp_path
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_all_processes_saves_the_iteration_and_the_next_start_resumes_untold(
+    command, uninterrupted, tmp_path, workers
 ):
+    options = (*RUN, "DATALOADER.NUM_WORKERS", workers)
+
     def started():
         return (tmp_path / "model_0000001.pth").exists()
 
-    assert command.train_until(started, "SIGTERM", tmp_path, *RUN) == 0
+    assert command.train_until(started, "SIGTERM", tmp_path, *options, to_all=True) == 0
     assert interrupted_marker(tmp_path).is_file()
     assert not (tmp_path / "model_final.pth").exists()
-    command.train(tmp_path, *RUN)
+    command.train(tmp_path, *options)
     assert not interrupted_marker(tmp_path).exists()
     _assert_same_bits(_final(tmp_path), _final(uninterrupted))

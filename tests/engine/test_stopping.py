@@ -1,10 +1,18 @@
 """A training that cannot go on ends in one clear error in every process, and does not hang."""
 
+import multiprocessing
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine.hooks import CallbackHook
 from programs import workers
+
+from panoptic_lovasz.engine.launch import _sigterm_for_workers
 
 PROGRAM = Path(__file__).with_name("other_on_one_rank.py")
 RUN = ("DATASETS.TEST", "()")
@@ -12,6 +20,41 @@ RUN = ("DATASETS.TEST", "()")
 
 def _errors(stderr):
     return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_sigterm_to_the_launcher_reaches_its_workers():
+    handler = signal.getsignal(signal.SIGTERM)
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(100,))
+    with _sigterm_for_workers():
+        worker.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        worker.join(60)
+    assert worker.exitcode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_sigterm_in_the_last_iteration_leaves_the_evaluation_to_the_next_start(
+    make_trainer, no_evaluation, tmp_path
+):
+    def stop_in_the_last(trainer):
+        if trainer.iter + 1 == trainer.max_iter:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = make_trainer(tmp_path)
+    trainer.register_hooks([CallbackHook(before_step=stop_in_the_last)])
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 0 and no_evaluation == []
+    make_trainer(tmp_path).train()
+    assert len(no_evaluation) == 1
+
+
+def test_a_training_in_another_thread_than_the_main_one_does_without_the_signal(
+    make_trainer, no_evaluation, tmp_path
+):
+    with ThreadPoolExecutor() as pool:
+        pool.submit(make_trainer(tmp_path, "SOLVER.MAX_ITER", 1).train).result()
+    assert (tmp_path / "model_final.pth").is_file()
 
 
 def test_an_infinite_loss_is_reported_with_iteration_loss_and_images_and_the_batch_is_written(

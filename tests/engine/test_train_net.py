@@ -37,7 +37,10 @@ def test_training_writes_weights_config_and_every_evaluation(trained):
 
 def test_a_saved_model_is_evaluated_with_the_same_result(command, trained):
     weights = trained / "model_final.pth"
-    outcome = command.train(trained, "MODEL.WEIGHTS", weights, flags=["--eval-only"])
+    config = (trained / "config.yaml").read_bytes()
+    options = ("MODEL.WEIGHTS", weights, "TEST.DETECTIONS_PER_IMAGE", "99")
+    outcome = command.train(trained, *options, flags=["--eval-only"])
+    assert (trained / "config.yaml").read_bytes() == config  # it is the training's
     final = _metrics(trained)["panoptic_seg/mIoU"]
     lines = (outcome.stdout + outcome.stderr).splitlines()
     start = next(i for i, line in enumerate(lines) if "Task: panoptic_seg" in line)

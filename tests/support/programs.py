@@ -47,6 +47,14 @@ class Program:
         if self.returncode is None:
             os.kill(self._process.pid, number)
 
+    def send_signal_to_all(self, number: int) -> None:
+        """To its own processes, and then to itself, as clusters do."""
+        pid = self._process.pid
+        if self.returncode is None:
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+                os.kill(int(child), number)
+            os.kill(pid, number)
+
     def wait(self, timeout: float) -> int:
         """Its exit code; one that does not end in so many seconds is killed, and is an error."""
         self._process.join(timeout)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -22,7 +25,7 @@ from .mapper import PanopticFPNDatasetMapper
 from .register import get_panoptic_dataset_dicts, require_instances
 from .samplers import build_train_sampler
 
-__all__ = ["build_panoptic_train_loader"]
+__all__ = ["build_panoptic_train_loader", "clear_loader_errors", "init_worker"]
 
 
 def build_panoptic_train_loader(
@@ -73,7 +76,7 @@ def build_panoptic_train_loader(
         ),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
     )
 
 
@@ -123,9 +126,16 @@ def _died(error: Exception) -> OSError:
     )
 
 
-def _init_worker(worker_id: int) -> None:
+def init_worker(worker_id: int) -> None:
+    """Prepare a process that loads data: a ``worker_init_fn`` for PyTorch's ``DataLoader``."""
     worker_init_reset_seed(worker_id)
     cv2.setNumThreads(0)  # workers are the parallelism
+    signal.signal(signal.SIGTERM, _leave_to_the_main_process)
+
+
+def _leave_to_the_main_process(signum: int, frame: FrameType | None) -> None:
+    """Ignore SIGTERM once: clusters send it to every process, and the main one needs its batch."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the second is of the main process
 
 
 class _GroupedBatchSampler(Sampler):

@@ -26,7 +26,7 @@ from ..checkpoint import save_classes
 from ..data import get_panoptic_classes
 from ..data.images import read_image
 from ..evaluation.pictures import read_pictures
-from ..reporting.records import add_result, read_results, write_run
+from ..reporting.records import add_result, read_results, remove_results, write_run
 from ..reporting.report import draw_plots, write_report_page
 from ..reporting.statistics import write_data_statistics
 from ..visualization.guard import tolerate_errors
@@ -121,6 +121,11 @@ class EvaluationHook(HookBase):
 
 class ResultsTable(EvaluationHook):
     """Writes ``results.csv``, one row per evaluation."""
+
+    def before_train(self) -> None:
+        """Forget the evaluations of an earlier run if this one begins anew."""
+        if self.trainer.start_iter == 0:
+            remove_results(self._folder)
 
     def after_evaluation(self, iterations: int) -> None:
         """Add a row with the metrics that this evaluation put into the storage."""

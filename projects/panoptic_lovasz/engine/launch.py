@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import multiprocessing
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -44,14 +49,34 @@ def launch(main_func: Callable, args: argparse.Namespace) -> None:
         meet = {"world_size": args.num_machines, "rank": args.machine_rank}
         _join(main_func, args, 1, backend="gloo", init_method=args.dist_url, **meet)
     else:
-        launch_detectron2(
-            main_func,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        several = args.num_gpus * args.num_machines > 1  # then it starts processes
+        with _sigterm_for_workers() if several else contextlib.nullcontext():
+            launch_detectron2(
+                main_func,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
+
+
+@contextlib.contextmanager
+def _sigterm_for_workers() -> Iterator[None]:
+    """Hand SIGTERM on to the workers, which then save and stop together."""
+
+    def hand_on(signum: int, frame: FrameType | None) -> None:
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            worker.terminate()
+        if not workers:
+            sys.exit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _join(main_func: Callable, args: argparse.Namespace, processes: int, **group: Any) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -121,22 +122,28 @@ class StopTogether(HookBase):
     marker file makes the next training in the same OUTPUT_DIR resume without being told, and the
     exit code is 0. For a loss that is not finite nothing is saved; the error names the iteration,
     the loss and the images.
+
+    Attributes:
+        stopping (bool): whether SIGTERM ends the training just now.
     """
 
     def __init__(self, checkpointer: DetectionCheckpointer, losses: LossWatch):
         """Save by this checkpointer, and stop when the losses have failed."""
         self._checkpointer = checkpointer
         self._losses = losses
+        self.stopping = False
         self._received = False
         self._previous: Any = None
 
     def before_train(self) -> None:
-        """Listen for the signal."""
-        self._previous = signal.signal(signal.SIGTERM, self._receive)
+        """Listen for the signal, as Python allows it in the main thread alone."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
 
     def after_train(self) -> None:
         """Give the signal back."""
-        signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
 
     def after_step(self) -> None:
         """Stop if any process has received the signal, or has seen a loss that is not finite.
@@ -162,6 +169,7 @@ class StopTogether(HookBase):
 
     def _save_and_exit(self) -> None:
         iteration = self.trainer.iter
+        self.stopping = True
         self._checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         if comm.is_main_process():
             interrupted_marker(self._checkpointer.save_dir).touch()

@@ -23,7 +23,7 @@ from ..checkpoint.averaged import AVERAGED_KEY
 from ..compat import ddp_on_any_device, reset_data_loader
 from ..config.checking import check_config, check_device, check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
-from ..data.build import clear_loader_errors
+from ..data.build import clear_loader_errors, init_worker
 from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
@@ -96,7 +96,9 @@ class Trainer(DefaultTrainer):
         """A loader of single images, without ground truth."""
         check_proposals(cfg)  # Detectron2 unpickles them here
         mapper = PanopticFPNDatasetMapper(cfg, False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader.worker_init_fn = init_worker
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluators:
@@ -141,12 +143,14 @@ class Trainer(DefaultTrainer):
         dump_dir = Path(self.cfg.OUTPUT_DIR, "non_finite")
         self._losses = LossWatch(self.model, dump_dir if self.cfg.OUTPUT.DUMP_NON_FINITE else None)
         # After the scheduler's and the average's step, which belong to the iteration that is saved.
-        stop = StopTogether(self.checkpointer, self._losses)
-        hooks = [timer, seed, scheduler, averaging, stop, *others]
+        self._stop = StopTogether(self.checkpointer, self._losses)
+        hooks = [timer, seed, scheduler, averaging, self._stop, *others]
         early_stopping = build_early_stopping(self.cfg, self.checkpointer)
         return [*with_output_hooks(self.cfg, hooks, self.checkpointer), early_stopping]
 
     def _evaluate(self) -> dict:
+        if self._stop.stopping:  # in the last iteration: the next start will evaluate
+            return {}
         self._last_eval_results = self.test(self.cfg, self._evaluated)
         return self._last_eval_results
 

@@ -20,6 +20,7 @@ __all__ = [
     "read_losses",
     "read_results",
     "read_run",
+    "remove_results",
     "write_csv",
     "write_run",
 ]
@@ -58,6 +59,11 @@ def add_result(folder: Path, iteration: int, metrics: Mapping[str, float]) -> No
     rows.append({"iteration": iteration, **metrics})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(folder / _RESULTS, columns, [[row.get(key) for key in columns] for row in rows])
+
+
+def remove_results(folder: Path) -> None:
+    """Remove ``results.csv``, if it is there."""
+    (folder / _RESULTS).unlink(missing_ok=True)
 
 
 def read_results(folder: Path) -> list[dict[str, float]]:
