@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -249,6 +251,18 @@ def test_every_key_of_the_config_reaches_the_loss(region):
     [
         (CrossEntropyLovaszLoss, {"impl": "cuda"}, "impl must be one of"),
         (CrossEntropyDiceLoss, {"method": "exact"}, 'method "exact" is for the Lovász loss'),
+        (
+            CrossEntropyLovaszLoss,
+            {"method": "sorted"},
+            "method is .sorted., expected one",
+        ),
+        (
+            CrossEntropyLovaszLoss,
+            {"method": "exact", "global_batch": True},
+            "takes no global_batch",
+        ),
+        (CrossEntropyLovaszLoss, {"class_weights": [1, -1]}, r"class_weights has -1\.0, expected"),
+        (CrossEntropyLovaszLoss, {"class_weights": [1, math.inf]}, "class_weights has inf"),
     ],
 )
 def test_options_that_cannot_be_are_errors_when_a_loss_is_made(cls, options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,7 @@ __all__ = [
     "as_class_weights",
     "as_labels",
     "balancing_weights",
+    "check_class_weights",
     "check_labels",
     "check_labels_later",
     "class_shares",
@@ -189,19 +191,27 @@ def _cached_constant(values: tuple, dtype: torch.dtype, device: torch.device) ->
         return torch.tensor(values, dtype=dtype, device=device)
 
 
+def check_class_weights(class_weights: Sequence[float]) -> None:
+    """Raise a ValueError for a weight that is not in [0, inf)."""
+    wrong = [weight for weight in class_weights if not 0 <= weight < math.inf]
+    if wrong:
+        raise ValueError(f"class_weights has {wrong[0]}, expected finite numbers not below 0")
+
+
 def as_class_weights(
     class_weights: Tensor | Sequence[float] | None, num_classes: int, device: torch.device
 ) -> Tensor | None:
     """Weights of the classes as a (C,) float32 tensor; None stays None.
 
     Raises:
-        ValueError: not one weight per class.
+        ValueError: not one weight per class; of a sequence also, not in [0, inf).
     """
     if class_weights is None:
         return None
-    if isinstance(class_weights, Tensor):
+    if isinstance(class_weights, Tensor):  # whose values may be on a GPU, which is not waited for
         weights = class_weights.detach().to(device, torch.float32)
     else:
+        check_class_weights(class_weights)
         weights = _constant(tuple(map(float, class_weights)), torch.float32, device)
     if weights.shape != (num_classes,):
         raise ValueError(

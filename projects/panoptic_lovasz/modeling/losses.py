@@ -19,8 +19,8 @@ from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
 from ..losses.fused import fused_loss
-from ..losses.labels import as_labels, balancing_weights
-from ..losses.lovasz import lovasz_softmax
+from ..losses.labels import as_labels, balancing_weights, check_class_weights
+from ..losses.lovasz import METHODS, lovasz_softmax
 from ..losses.options import LossOptions
 from .loss_config import check_loss_config
 
@@ -74,6 +74,9 @@ class CrossEntropyLovaszLoss(nn.Module):
         global_batch: take the batches of all processes as one; the binned method only.
         class_weights: see :class:`.options.LossOptions`.
         **options: the other attributes of :class:`.options.LossOptions`, by name.
+
+    Raises:
+        ValueError: a value out of its range, or values that contradict each other.
     """
 
     region = "lovasz"
@@ -92,6 +95,10 @@ class CrossEntropyLovaszLoss(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
+        if method not in METHODS:
+            raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+        if method == "exact" and global_batch:
+            raise ValueError('method "exact" takes no global_batch: sorted errors have no sum')
         if method == "exact" and self.region in self.terms and self.region != "lovasz":
             raise ValueError(f'method "exact" is for the Lovász loss, not for {self.region}')
         self.lovasz_start_iter = lovasz_start_iter
@@ -108,6 +115,7 @@ class CrossEntropyLovaszLoss(nn.Module):
         self.options.check()
         if class_weights is not None:
             class_weights = torch.as_tensor(class_weights, dtype=torch.float32)
+            check_class_weights(class_weights.tolist())
         # Not persistent: checkpoints have the same keys whatever the loss.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
