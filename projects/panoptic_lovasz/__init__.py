@@ -24,4 +24,4 @@ __getattr__, __dir__, __all__ = lazy_names(
         ),
     },
 )
-__version__ = "0.1.0"
+__version__ = "0.2.0"
