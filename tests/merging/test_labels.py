@@ -283,3 +283,11 @@ def test_operators_called_below_torch_function_see_the_ordinary_logits(lazy, res
 
 def test_the_logits_are_computed_once(lazy):
     assert lazy.cpu().data_ptr() == lazy[:].data_ptr()
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.neg_, lambda t: t[1].fill_(-1e9)])
+def test_labels_follow_logits_that_were_changed_in_place(lazy, resize, change):
+    logits = _detectron2(*resize)
+    change(lazy)
+    change(logits)
+    assert torch.equal(lazy.argmax(dim=0), logits.argmax(dim=0))

@@ -14,7 +14,7 @@ class SemSegLogits(torch.Tensor):
     """The "sem_seg" logits (C, H, W) of one image, computed when first read.
 
     They are the largest tensor of the output (1.8 GB for 54 classes at 2048x4096) and most callers
-    only want ``argmax(dim=0)``, which is answered without them. Anything else (indexing,
+    only want ``argmax(dim=0)``, which is answered without them until then. Anything else (indexing,
     ``.cpu()``, ``.numpy()``, pickling, any function of PyTorch) works on the ordinary tensor that
     :meth:`materialize` returns.
     """
@@ -74,6 +74,7 @@ def _materialized(arguments):
 
 
 def _argmax_of_lazy(input, dim=None, keepdim=False, **others) -> torch.Tensor | None:
-    if dim in (0, -3) and not keepdim and not others and isinstance(input, SemSegLogits):
-        return input._labels.long()
-    return None
+    if dim not in (0, -3) or keepdim or others or not isinstance(input, SemSegLogits):
+        return None
+    # logits that were computed may have been changed in place since
+    return input._labels.long() if isinstance(input._source, HeadLogits) else None
