@@ -1,3 +1,4 @@
+import re
 import types
 
 import pytest
@@ -206,3 +207,11 @@ def test_an_area_limit_that_float32_cannot_tell_apart_is_compared_exactly():
         expected = combine_semantic_and_instance_outputs(nothing, labels, 0.5, limit, 0.5)
         _assert_equal(merge_panoptic(nothing, labels, CombineRules(0.5, limit, 0.5)), expected)
     assert not expected[1]
+
+
+@pytest.mark.parametrize("size", [(6, 7), (5, 8), (9, 9), (5,)])
+def test_masks_and_labels_of_different_sizes_are_refused_with_both_shapes(size):
+    instances = _instances(torch.ones(2, 5, 7, dtype=torch.bool), [0.9, 0.8])
+    message = rf"\(2, 5, 7\) and semantic_labels {re.escape(str(size))}, expected \(N, H, W\)"
+    with pytest.raises(ValueError, match=message):
+        merge_panoptic(instances, torch.ones(size, dtype=torch.int64), CombineRules())

@@ -61,10 +61,16 @@ def merge_panoptic(
             "score" and "instance_id" (index into ``instances``), for stuff "area" in pixels.
 
     Raises:
-        ValueError: a negative label, or the confidence-aware rule.
+        ValueError: masks and labels of different sizes, a negative label, or the confidence-aware
+            rule.
     """
     if rules.confidence_aware:
         raise ValueError("confidence_aware needs logits, not labels: use postprocess_panoptic")
+    if instances.pred_masks.shape[1:] != semantic_labels.shape:
+        raise ValueError(
+            f"pred_masks has the shape {tuple(instances.pred_masks.shape)} and semantic_labels "
+            f"{tuple(semantic_labels.shape)}, expected (N, H, W) and (H, W)"
+        )
     masks = instances.pred_masks.to(semantic_labels.device, torch.bool)
     lowest, highest = (int(m) for m in semantic_labels.aminmax())
     if lowest < 0:
