@@ -7,6 +7,7 @@ from detectron2.data import Metadata
 from PIL import Image
 
 from panoptic_lovasz.visualization.draw import draw_comparison, draw_panoptic
+from panoptic_lovasz.visualization.tracker import InstanceTracker
 
 METADATA = Metadata(thing_classes=["cat", "dog"], stuff_classes=["things", "sky", "grass"])
 
@@ -96,6 +97,16 @@ def test_ids_of_the_png_format_up_to_its_limit_are_drawn():
     large = np.where(seg == 3, 256**3 - 1, seg)
     renamed = [{**s, "id": 256**3 - 1} if s["id"] == 3 else s for s in info]
     np.testing.assert_array_equal(flat(image, seg, info), flat(image, large, renamed))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int64])
+def test_segment_ids_of_any_integer_type_give_the_same_picture(dtype):
+    image, seg, info = scene()
+    for listed in (info, info[1:]):  # all segments, and pixels without one
+        np.testing.assert_array_equal(
+            flat(image, seg.astype(dtype), listed, tracker=InstanceTracker()),
+            flat(image, seg, listed, tracker=InstanceTracker()),
+        )
 
 
 def test_the_legend_lists_only_classes_that_are_visible():

@@ -34,4 +34,4 @@ def index_map(panoptic_seg: np.ndarray, ids: Sequence[int]) -> np.ndarray:
         raise ValueError(f"segments_info: the segment ids {twice} are listed more than once")
     positions = np.full(highest + 2, len(known), dtype=np.int32)  # the last is that of negative ids
     positions[known] = np.arange(len(known))
-    return positions[np.maximum(panoptic_seg, -1)]
+    return positions[np.maximum(panoptic_seg, -1, dtype=np.int64)]  # unsigned ids have no -1
