@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from panoptic_lovasz.files import remove_unfinished, write_atomically
+from panoptic_lovasz.files import remove_unfinished, replacing, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -32,3 +32,19 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     remove_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "é" * 125])
+def test_a_file_of_the_longest_name_that_the_system_allows_is_written(tmp_path, stem):
+    file = tmp_path / f"{stem}.png"
+    write_atomically(file, lambda f: f.write(b"picture"))
+    assert file.read_bytes() == b"picture"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_files_whose_long_names_differ_only_at_the_end_are_written_side_by_side(tmp_path):
+    files = [tmp_path / f"{'x' * 250}{i}.png" for i in range(2)]
+    with replacing(files[0]) as first, replacing(files[1]) as second:
+        first.write_text("0")
+        second.write_text("1")
+    assert [file.read_text() for file in files] == ["0", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -32,7 +33,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     It takes the place of ``path`` when the block ends; after an exception it is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{_short_stem(path)}.{os.getpid()}.tmp{path.suffix}")
     _remove(temporary)
     try:
         yield temporary
@@ -56,6 +57,12 @@ def write_atomically(
         if durable:
             f.flush()
             os.fsync(f.fileno())
+
+
+def _short_stem(path: Path) -> str:
+    """The file's stem, or a hash of it where a name that is longer would not fit into 255 bytes."""
+    stem = os.fsencode(path.stem)
+    return path.stem if len(stem) <= 200 else hashlib.sha256(stem).hexdigest()
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
