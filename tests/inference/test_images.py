@@ -95,6 +95,14 @@ def test_a_truncated_jpeg_is_refused_rather_than_half_gray(photo_folder):
         read_image(photo_folder / "cut.jpg")
 
 
+def test_a_truncated_pil_image_is_refused_as_its_file_is(photo_folder):
+    with (
+        Image.open(photo_folder / "cut.jpg") as image,
+        pytest.raises(DatasetError, match=r"^it cannot be read: .*runcated"),
+    ):
+        as_rgb(image)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"none\.png does not exist"):
         read_image(tmp_path / "none.png")

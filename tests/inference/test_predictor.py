@@ -158,6 +158,27 @@ def test_an_unreadable_image_raises_or_is_handed_to_the_caller(predictor, photo_
     assert ["cut.jpg" in str(errors[0]), "empty.png" in str(errors[1])] == [True, True]
 
 
+def test_a_damaged_pil_image_is_handed_to_the_caller_like_a_damaged_file(predictor, photo_folder):
+    errors = []
+    with Image.open(photo_folder / "cut.jpg") as cut, Image.open(photo_folder / "a.png") as good:
+        results = list(predictor.predict([cut, good], on_error=errors.append))
+    assert len(results) == 1
+    assert [str(error).startswith("image 0: it cannot be read") for error in errors] == [True]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_stream_may_fill_the_same_array_anew_for_every_image(tiny_cfg, batch_size):
+    buffer = np.zeros((60, 90, 3), np.uint8)
+
+    def stream():
+        for value in (0, 90, 180):
+            buffer[:] = value
+            yield buffer
+
+    results = list(PanopticPredictor(tiny_cfg, batch_size=batch_size).predict(stream()))
+    assert [result.image.mean() for result in results] == [0, 90, 180]
+
+
 @pytest.mark.parametrize("kind", ["array", "gray", "path", "text", "PIL"])
 def test_a_single_image_is_one_image(predictor, photo, tmp_path, kind):
     Image.fromarray(photo).save(tmp_path / "a.png")

@@ -117,9 +117,12 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
     """Bring a PIL image to uint8 (H, W, 3) RGB, as :func:`read_image` does.
 
     Raises:
-        DatasetError: if its values are floats or more than 16 bits.
+        DatasetError: if it is damaged, or its values are floats or more than 16 bits.
     """
-    image.load()  # before the orientation is asked for: Pillow turns TIFFs itself
+    try:
+        image.load()  # before the orientation is asked for: Pillow turns TIFFs itself
+    except Exception as error:  # Pillow raises errors of many types for a damaged file
+        raise DatasetError(f"it cannot be read: {error}") from error
     turn = _TURNS.get(_orientation(image))
     if turn is not None:
         image = image.transpose(turn)

@@ -21,7 +21,7 @@ __all__ = ["IMAGE_SUFFIXES", "as_rgb", "find_files", "network_input", "read_imag
 
 
 def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RGB") -> np.ndarray:
-    """Bring an array, a PIL image or a file to uint8 (H, W, 3) RGB.
+    """Bring an array, a PIL image or a file to uint8 (H, W, 3) RGB, in memory of its own.
 
     Args:
         image: a path; a PIL image; or a uint8 or uint16 array of shape (H, W), (H, W, 1),
@@ -54,7 +54,7 @@ def as_rgb(image: np.ndarray | Image.Image | str | os.PathLike, order: str = "RG
         image = np.repeat(image, 3, axis=2)
     elif order == "BGR":
         image = image[..., 2::-1]
-    return np.ascontiguousarray(image[..., :3])
+    return np.array(image[..., :3], order="C")  # a copy: the caller may fill the array anew
 
 
 def network_input(rgb: np.ndarray, cfg: CfgNode) -> torch.Tensor:
