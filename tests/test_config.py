@@ -269,9 +269,10 @@ def test_a_device_that_is_not_there_is_one_line_that_says_what_to_do(slim_cfg):
     cfg.MODEL.DEVICE = "cuda:99"
     with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'cuda:99'.*--num-gpus 0"):
         check_device(cfg)
-    cfg.MODEL.DEVICE = "gpu"
-    with pytest.raises(ConfigError, match=r"MODEL\.DEVICE is 'gpu'"):
-        check_device(cfg)
+    for name in ("gpu", "hpu", "meta"):
+        cfg.MODEL.DEVICE = name
+        with pytest.raises(ConfigError, match=rf"MODEL\.DEVICE is '{name}'"):
+            check_device(cfg)
 
 
 def test_every_key_of_the_project_has_a_default():

@@ -247,13 +247,31 @@ def test_mixed_precision_gives_nearly_the_same_segmentation(predictor, tiny_cfg,
 def test_a_device_that_is_not_there_is_an_error_but_the_configs_falls_back(tiny_cfg):
     if torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
-    with pytest.raises(ConfigError, match="device 'cuda' cannot be used here"):
+    with pytest.raises(ConfigError, match="device is 'cuda', which cannot be used here"):
         PanopticPredictor(tiny_cfg, device="cuda")
-    with pytest.raises(ConfigError, match="device 'warp' cannot be used here"):
-        PanopticPredictor(tiny_cfg, device="warp")
     cfg = tiny_cfg.clone()
     cfg.MODEL.DEVICE = "cuda"
     assert PanopticPredictor(cfg).cfg.MODEL.DEVICE == "cpu"
+
+
+@pytest.mark.parametrize("name", ["warp", "gpu", "hpu", "meta", "mps"])
+def test_a_device_without_tensors_is_one_line_wherever_it_is_named(tiny_cfg, name):
+    if name == "mps" and torch.backends.mps.is_available():
+        pytest.skip("this machine has MPS")
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.DEVICE = name
+    for options, field in [({}, r"MODEL\.DEVICE"), ({"device": name}, "device")]:
+        message = rf"^{field} is '{name}', which cannot be used here: .*--device cpu"
+        with pytest.raises(ConfigError, match=message) as caught:
+            PanopticPredictor(cfg, **options)
+        assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu:0", torch.device("cpu")])
+def test_a_device_may_have_an_index_or_be_pytorchs(tiny_cfg, device, photo):
+    predictor = PanopticPredictor(tiny_cfg, device=device)
+    assert str(device) == predictor.cfg.MODEL.DEVICE
+    assert predictor(photo).segments
 
 
 def test_classes_that_do_not_fit_the_network_are_refused(tiny_cfg):

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -26,6 +25,7 @@ from fvcore.common.registry import Registry
 from PIL import Image
 
 from ..data.samplers import SAMPLERS
+from ..device import usable_device
 from ..errors import ConfigError
 from ..merging import CombineRules
 from ..modeling import SEM_SEG_LOSS_REGISTRY
@@ -154,15 +154,8 @@ def check_device(cfg: CfgNode) -> None:
     Raises:
         ConfigError: if it is not, or not a device.
     """
-    name = cfg.MODEL.DEVICE
-    try:
-        torch.zeros(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        hint = "; --num-gpus 0, or MODEL.DEVICE cpu, runs on the CPU" if "cuda" in name else ""
-        raise ConfigError(
-            f"MODEL.DEVICE is {name!r}, which cannot be used: {reason}{hint}"
-        ) from error
+    hint = "--num-gpus 0, or MODEL.DEVICE cpu, trains on the CPU"
+    usable_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", hint)
 
 
 _Check = tuple[str, Callable[[Any], bool], str]

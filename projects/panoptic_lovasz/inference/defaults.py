@@ -7,26 +7,24 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data import PanopticClasses
-from ..errors import ConfigError, DatasetError
+from ..device import usable_device
+from ..errors import DatasetError
 
 __all__ = ["choose_device", "class_counts", "classes_of_config"]
 
 
-def choose_device(wanted: str | None, configured: str) -> str:
+def choose_device(wanted: str | torch.device | None, configured: str) -> str:
     """The wanted device; by default the configured one, or the CPU where that is CUDA without one.
 
     Raises:
-        ConfigError: if the wanted one is not there.
+        ConfigError: if it is not there.
     """
-    if wanted is None:
-        cuda = torch.cuda.is_available()
-        return configured if cuda or not configured.startswith("cuda") else "cpu"
-    try:
-        torch.zeros(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device '{wanted}' cannot be used here: {reason}") from error
-    return wanted
+    hint = "device='cpu', or --device cpu, predicts on the CPU"
+    if wanted is not None:
+        return usable_device(wanted, "device", hint)
+    if configured.startswith("cuda") and not torch.cuda.is_available():
+        return "cpu"
+    return usable_device(configured, "MODEL.DEVICE", hint)
 
 
 def classes_of_config(cfg: CfgNode) -> PanopticClasses:

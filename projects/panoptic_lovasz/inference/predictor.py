@@ -50,8 +50,8 @@ class PanopticPredictor:
         cfg: a config of Panoptic FPN; ``MODEL.WEIGHTS`` are loaded, if not empty.
         classes: the classes; by default those of the config's data sets, if one is registered
             and there, else numbered ones ("thing 3").
-        device: "cpu", "cuda", ...; by default ``MODEL.DEVICE``, or the CPU where it has no CUDA
-            or the backend is "onnx".
+        device: "cpu", "cuda", a ``torch.device``, ...; by default ``MODEL.DEVICE``, or the CPU
+            where that is CUDA without one or the backend is "onnx".
         batch_size: images that go through the network together, if their sizes agree; one by one
             with the backend "onnx", which gains nothing from batches.
         amp: compute in mixed precision: float16 on CUDA, bfloat16 on the CPU.
@@ -71,7 +71,7 @@ class PanopticPredictor:
         cfg: CfgNode,
         *,
         classes: PanopticClasses | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         batch_size: int = 1,
         amp: bool = False,
         array_order: str = "RGB",
@@ -84,7 +84,7 @@ class PanopticPredictor:
         if backend not in ("torch", "onnx"):
             raise ConfigError(f"backend is {backend!r}, expected 'torch' or 'onnx'")
         if backend == "onnx":
-            check_onnx_options(device, amp)
+            check_onnx_options(None if device is None else str(device), amp)
             device = "cpu"
         self.cfg = cfg.clone()
         self.cfg.defrost()
