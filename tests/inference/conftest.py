@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -48,3 +49,17 @@ def photo_folder(tmp_path, photo):
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("not an image")
     return folder
+
+
+@pytest.fixture
+def cut_off(tmp_path, photo):
+    """An .avi file that says it has 20 frames, of which about a third are there."""
+    path = tmp_path / "cut.avi"
+    size = (photo.shape[1], photo.shape[0])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, size)
+    for _ in range(20):
+        writer.write(photo)
+    writer.release()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 3])
+    return path
