@@ -185,7 +185,7 @@ def test_a_higher_confidence_threshold_leaves_fewer_things(demo, photo_folder, t
         (["--input", "nowhere/*.jpg"], "nowhere/*.jpg: there is no such file"),
         (["--dataset", "unheard_of"], "'unheard_of' is not registered"),
         (["--input", __file__, "--no-overlay"], "nothing to write"),
-        (["--input", __file__, "--device", "warp"], "device 'warp' cannot be used"),
+        (["--input", __file__, "--device", "warp"], "device is 'warp', which cannot be used"),
         (["--input", __file__, "--backend", "onnx", "--device", "cuda"], "device is 'cuda', but"),
         (["--input", __file__, "--opts", "NO.SUCH_KEY", "1"], "NO.SUCH_KEY"),
     ],
