@@ -175,6 +175,12 @@ def test_patterns_reach_into_folders_and_nothing_is_listed_twice(photo_folder):
     assert [f.name for f in files] == ["b.jpg", "cut.jpg"]
 
 
+def test_two_ways_to_write_a_path_give_the_file_once(photo_folder, monkeypatch):
+    monkeypatch.chdir(photo_folder)
+    files = find_files(["a.png", photo_folder / "a.png", "./a.png", "../photos/b.jpg", "*.jpg"])
+    assert [str(f) for f in files] == ["a.png", "../photos/b.jpg", "cut.jpg"]
+
+
 def test_a_file_with_brackets_in_its_name_is_not_taken_for_a_pattern(tmp_path):
     (tmp_path / "scan[1].jpg").touch()
     assert find_files([tmp_path / "scan[1].jpg"]) == [tmp_path / "scan[1].jpg"]

@@ -78,7 +78,7 @@ def network_input(rgb: np.ndarray, cfg: CfgNode) -> torch.Tensor:
 
 
 def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
-    """The files that folders, glob patterns and paths stand for, in order, each once.
+    """The files that folders, glob patterns and paths stand for, in order, each path once.
 
     A folder stands for the images directly in it, known by their names' endings; a pattern
     (``**`` reaches into folders) for every file that it matches; a path for itself, whatever it
@@ -87,7 +87,7 @@ def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
     Raises:
         DatasetError: if an input stands for no file.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for given in [os.fspath(path) for path in inputs]:
         if os.path.isdir(given):
             with os.scandir(given) as entries:
@@ -105,5 +105,6 @@ def find_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
             problem = "there is no such file or folder, and no file matches it as a pattern"
         if not files:
             raise DatasetError(f"{given}: {problem}")
-        found.update(dict.fromkeys(map(Path, files)))
-    return list(found)
+        for file in files:
+            found.setdefault(os.path.abspath(file), Path(file))
+    return list(found.values())
