@@ -1,8 +1,11 @@
+import itertools
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,9 +19,13 @@ from panoptic_lovasz.data import (
     register_coco_panoptic,
     write_coco_panoptic,
 )
+from panoptic_lovasz.data import writer as data_writer
+from panoptic_lovasz.data.id_map import write_panoptic_png
+from panoptic_lovasz.inference import job
 from panoptic_lovasz.inference.job import Job
 from panoptic_lovasz.inference.video import VideoReader, VideoWriter
 from panoptic_lovasz.tools.predict import main
+from panoptic_lovasz.visualization import InstanceTracker
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -130,6 +137,31 @@ def test_numeric_names_become_image_ids_as_in_coco(demo, photo, tmp_path):
     assert [a["image_id"] for a in written["annotations"]] == [139, 285]
 
 
+@pytest.fixture
+def clip(photo, tmp_path):
+    """A video of three frames, clip.mp4."""
+    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
+        for i in range(3):
+            writer.write(np.roll(photo, 4 * i, axis=1))
+    return tmp_path / "clip.mp4"
+
+
+def test_images_named_by_numbers_or_like_a_videos_frames_share_a_json_with_the_video(
+    demo, photo, clip, tmp_path
+):
+    (tmp_path / "in").mkdir()
+    for name in ("2", "clip_000001"):
+        Image.fromarray(photo).save(tmp_path / "in" / f"{name}.png")
+    for images in (["2.png"], ["2.png", "clip_000001.png"]):
+        inputs = [tmp_path / "in" / name for name in images]
+        assert demo("--input", *inputs, clip, "--coco", "--no-overlay") == 0
+        written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        names = [image["file_name"] for image in written["images"]]
+        assert names[: len(images)] == images
+        assert len(set(names)) == len(names) == len(images) + 3
+        assert len({a["file_name"] for a in written["annotations"]}) == len(names)
+
+
 def test_an_output_that_would_overwrite_an_input_is_refused(demo, photo_folder, capsys):
     before = (photo_folder / "a.png").read_bytes()
     assert demo("--input", photo_folder, output=photo_folder) == 1
@@ -137,12 +169,9 @@ def test_an_output_that_would_overwrite_an_input_is_refused(demo, photo_folder, 
     assert (photo_folder / "a.png").read_bytes() == before
 
 
-def test_a_video_becomes_a_video_of_as_many_frames(demo, photo, tmp_path):
-    with VideoWriter(tmp_path / "clip.mp4", 10) as writer:
-        for i in range(3):
-            writer.write(np.roll(photo, 4 * i, axis=1))
+def test_a_video_becomes_a_video_of_as_many_frames(demo, clip, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"x")
-    inputs = ("--input", tmp_path / "clip.mp4", tmp_path / "broken.mp4")
+    inputs = ("--input", clip, tmp_path / "broken.mp4")
     assert demo(*inputs, "--side-by-side", "--coco") == 1
     out = tmp_path / "out"
     for name in ("clip.mp4", "side_by_side/clip.mp4"):
@@ -153,17 +182,140 @@ def test_a_video_becomes_a_video_of_as_many_frames(demo, photo, tmp_path):
     ]
 
 
-def test_a_data_set_is_shown_beside_its_ground_truth(demo, photo, tmp_path, predictor):
-    (tmp_path / "images").mkdir()
-    Image.fromarray(photo).save(tmp_path / "images" / "one.png")
+def test_of_a_video_that_was_cut_off_the_readable_part_is_kept_and_the_exit_code_is_one(
+    demo, cut_off, tmp_path, capsys
+):
+    assert demo("--input", cut_off) == 1
+    count = VideoReader(tmp_path / "out" / "cut.mp4").num_frames
+    assert f"incomplete: {cut_off}: ended after {count} of 20 frames" in capsys.readouterr().err
+
+
+def test_each_written_video_has_instances_followed_once_a_frame(demo, clip, monkeypatch):
+    seen = {}
+    update = InstanceTracker.update
+
+    def count(tracker, *args):
+        seen.setdefault(id(tracker), [tracker, 0])[1] += 1
+        return update(tracker, *args)
+
+    monkeypatch.setattr(InstanceTracker, "update", count)
+    assert demo("--input", clip, "--side-by-side") == 0
+    assert [updates for _, updates in seen.values()] == [3, 3]
+
+
+@pytest.fixture
+def camera(photo, monkeypatch):
+    """The index of a camera that goes on for ever."""
+
+    class Camera:
+        def isOpened(self):
+            return True
+
+        def read(self):
+            return True, photo
+
+        def get(self, key):
+            return 10
+
+        def release(self):
+            pass
+
+    open_video = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda x: Camera() if x == 7 else open_video(x))
+    return 7
+
+
+@pytest.fixture
+def press_ctrl_c(monkeypatch):
+    """Have Ctrl-C pressed so many times while the third PNG of the COCO files is written."""
+
+    def press(times):
+        calls = itertools.count(1)
+
+        def write(*args):
+            for _ in range(times if next(calls) == 3 else 0):
+                signal.raise_signal(signal.SIGINT)
+            write_panoptic_png(*args)
+
+        monkeypatch.setattr(data_writer, "write_panoptic_png", write)
+
+    return press
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_ctrl_c_ends_a_recording_and_keeps_it_whatever_it_interrupts(
+    demo, camera, press_ctrl_c, tmp_path, batch_size
+):
+    press_ctrl_c(1)
+    options = ("--coco", "--side-by-side", "--batch-size", batch_size)
+    assert demo("--input", camera, *options) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    out = tmp_path / "out"
+    written = json.loads((out / "predictions.json").read_text())
+    count = len(written["images"])
+    assert 3 <= count <= 3 + 4 * batch_size
+    for name in ("camera_7.mp4", "side_by_side/camera_7.mp4"):
+        assert VideoReader(out / name).num_frames == count
+
+
+def test_a_second_ctrl_c_ends_a_recording_at_once(demo, camera, press_ctrl_c, tmp_path):
+    press_ctrl_c(2)
+    assert demo("--input", camera, "--coco") == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert files(tmp_path / "out") == []
+
+
+@pytest.fixture
+def data_set(photo, tmp_path):
+    """Register "demo_truth": images with these maps and segments, of these categories."""
+
+    def register(categories, maps, segments):
+        (tmp_path / "images").mkdir()
+        samples = []
+        for i, id_map in enumerate(maps):
+            Image.fromarray(photo).save(tmp_path / "images" / f"{i}.png")
+            samples.append(PanopticSample(f"{i}.png", id_map, segments, image_id=77 + i))
+        json_file = tmp_path / "t.json"
+        write_coco_panoptic(json_file, tmp_path / "t", categories, samples, progress=False)
+        register_coco_panoptic("demo_truth", json_file, tmp_path / "images", tmp_path / "t")
+
+    return register
+
+
+def test_ground_truth_of_other_classes_is_shown_with_its_own(demo, data_set, monkeypatch):
+    names = {10: "dog", 20: "thing 1", 30: "sky"}  # one of them is the model's, too
+    categories = [{"id": i, "name": n, "isthing": int(i < 30)} for i, n in names.items()]
+    id_map = np.ones((60, 90), np.int32)
+    id_map[:20], id_map[20:40] = 2, 3
+    data_set(categories, [id_map], [{"id": i, "category_id": 10 * i} for i in (1, 2, 3)])
+    drawn = []
+    draw = job.draw_comparison
+    monkeypatch.setattr(job, "draw_comparison", lambda *a, **k: drawn.append(a) or draw(*a, **k))
+    assert demo("--dataset", "demo_truth", "--side-by-side") == 0
+    [(_, [truth, prediction], metadata)] = drawn
+    classes = {True: metadata["thing_classes"], False: metadata["stuff_classes"]}
+    shown = {s["id"]: classes[bool(s["isthing"])][s["category_id"]] for s in truth[2]}
+    assert shown == {1: "dog", 2: "thing 1", 3: "sky"}
+    assert classes[True] == ["thing 0", "thing 1", "thing 2", "dog"]
+    assert max(s["category_id"] for s in prediction[2] if s["isthing"]) < 3
+
+
+def test_an_image_whose_ground_truth_is_of_another_size_is_skipped(
+    demo, data_set, predictor, tmp_path, capsys
+):
+    maps = [np.ones((60, 90), np.int32), np.ones((40, 50), np.int32)]
+    data_set(predictor.categories, maps, [{"id": 1, "category_id": 4}])
+    assert demo("--dataset", "demo_truth", "--side-by-side") == 1
+    assert files(tmp_path / "out") == ["0.png", "side_by_side/0.png"]
+    assert "1.png is 50 x 40 pixels, but its image" in capsys.readouterr().err
+
+
+def test_a_data_set_is_shown_beside_its_ground_truth(demo, data_set, tmp_path, predictor):
     truth = np.ones((60, 90), np.int32)
-    sample = PanopticSample("one.png", truth, [{"id": 1, "category_id": 4}], image_id=77)
-    json_file = tmp_path / "t.json"
-    write_coco_panoptic(json_file, tmp_path / "t", predictor.categories, [sample], progress=False)
-    register_coco_panoptic("demo_truth", json_file, tmp_path / "images", tmp_path / "t")
+    data_set(predictor.categories, [truth], [{"id": 1, "category_id": 4}])
     assert demo("--dataset", "demo_truth", "--side-by-side", "--coco") == 0
     out = tmp_path / "out"
-    assert Image.open(out / "side_by_side" / "one.png").width > 3 * 90
+    assert Image.open(out / "side_by_side" / "0.png").width > 3 * 90
     written = json.loads((out / "predictions.json").read_text())
     assert written["annotations"][0]["image_id"] == 77
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data import get_panoptic_dataset_dicts
+from ..data import PanopticClasses, get_panoptic_classes, get_panoptic_dataset_dicts
 from .images import find_files
 from .video import VIDEO_SUFFIXES
 
@@ -24,12 +24,14 @@ class Inputs:
         videos: file -> name of its output.
         cameras: indices.
         truth: image file -> its dataset dict with the ground truth, where there is one.
+        truth_classes: the classes of the ground truth, which need not be the model's.
     """
 
     images: dict[Path, str] = field(default_factory=dict)
     videos: dict[Path, str] = field(default_factory=dict)
     cameras: list[int] = field(default_factory=list)
     truth: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    truth_classes: PanopticClasses | None = None
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Inputs:
@@ -54,7 +56,8 @@ class Inputs:
                 panoptic.
         """
         truth = {Path(d["file_name"]): d for d in get_panoptic_dataset_dicts(name)}
-        return cls(images=_unique_names(list(truth)), truth=truth)
+        classes = get_panoptic_classes([name])
+        return cls(images=_unique_names(list(truth)), truth=truth, truth_classes=classes)
 
     def coco_names(self) -> dict[Path, str]:
         """Paths of the images from the folder that holds them all, as a COCO JSON names them."""
@@ -64,10 +67,26 @@ class Inputs:
         folder = os.path.commonpath([file.parent for file in files.values()])
         return {path: file.relative_to(folder).as_posix() for path, file in files.items()}
 
+    def coco_frame_prefix(self, name: str) -> str:
+        """What in a COCO JSON the names of a video's or camera's frames begin with, and no image's.
+
+        Args:
+            name: that of its output.
+        """
+        prefix = f"{name}_"
+        while any(image.startswith(prefix) for image in self.coco_names().values()):
+            prefix += "frame_"
+        return prefix
+
     def image_ids(self) -> dict[Path, int | str]:
-        """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg."""
+        """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg.
+
+        Beside videos and cameras, whose frames are counted, there are none.
+        """
         if self.truth:
             return {path: d["image_id"] for path, d in self.truth.items()}
+        if self.videos or self.cameras:
+            return {}
         ids: dict[Path, int | str] = {f: int(f.stem) for f in self.images if f.stem.isdecimal()}
         return ids if len(set(ids.values())) == len(self.images) else {}
 

@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     print(
         f"{job.done} pictures in {seconds:.1f} s ({job.done / seconds:.1f} images/s), "
-        f"{job.skipped} inputs skipped; see {args.output}"
+        f"{job.skipped} inputs skipped or incomplete; see {args.output}"
     )
     return 1 if job.skipped else 0
 
