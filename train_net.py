@@ -48,7 +48,7 @@ def main(args):
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = Trainer.build_checkpointer(cfg, model, averaged=cfg.TEST.EMA)
+        checkpointer = Trainer.build_checkpointer(cfg, model, averaged=cfg.TEST.EMA, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():

@@ -79,7 +79,6 @@ def test_a_checkpoint_of_another_network_is_not_resumed(tmp_path):
     wider = SafeCheckpointer(nn.Linear(1, 3), str(tmp_path))
     with pytest.raises(CheckpointError, match=r"weight is \(1, 1\), expected \(3, 1\).*OUTPUT_DIR"):
         wider.resume_or_load("", resume=True)
-    wider.load(str(tmp_path / "model_2.pth"), checkpointables=[])  # what fits may be a start
 
 
 def test_an_optimizer_state_that_does_not_fit_is_one_error(tmp_path):
@@ -211,6 +210,50 @@ def test_torchvision_and_timm_weights_initialize_the_backbone(slim_cfg, tmp_path
         x = features.maxpool(features.relu(features.bn1(features.conv1(image))))
         expected = features.layer4(features.layer3(features.layer2(features.layer1(x))))
         torch.testing.assert_close(bottom_up(image)["res5"], expected)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: {"state_dict": w},
+        lambda w: {"epoch": 3, "arch": "r", "state_dict": {f"module.{k}": w[k] for k in w}},
+        lambda w: {"model": w, "epoch": 3},
+    ],
+)
+def test_weights_are_found_in_what_other_projects_save_around_them(tmp_path, wrap):
+    checkpointer = _checkpointer(tmp_path)
+    saved = {"weight": torch.tensor([[2.0]]), "bias": torch.tensor([3.0])}
+    torch.save(wrap(saved), tmp_path / "other.pth")
+    checkpointer.load(str(tmp_path / "other.pth"))
+    assert (checkpointer.model.weight.item(), checkpointer.model.bias.item()) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight": torch.ones(1, 1), "epoch": 3}, "'epoch' is a int, expected a tensor"),
+        ({"state_dict": [1]}, "are a list, expected a dict of tensors"),
+    ],
+)
+def test_what_is_no_tensor_among_weights_is_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=rf"other\.pth:? {message}"):
+        _checkpointer(tmp_path).load(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), None])
+def test_weights_of_which_nothing_fits_are_refused(tmp_path, shape):
+    content = {"weight": torch.ones(shape)} if shape else {"nothing.here": torch.ones(1)}
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth do not belong to the network.*weight"):
+        _checkpointer(tmp_path).resume_or_load(str(tmp_path / "other.pth"), resume=False)
+
+
+def test_weights_that_fit_in_part_are_a_start_but_not_complete(tmp_path):
+    torch.save({"weight": torch.ones(1, 1)}, tmp_path / "part.pth")
+    _checkpointer(tmp_path).load(str(tmp_path / "part.pth"))
+    with pytest.raises(CheckpointError, match="bias is missing"):
+        SafeCheckpointer(nn.Linear(1, 1), complete=True).load(str(tmp_path / "part.pth"))
 
 
 def test_weights_of_other_classes_initialize_all_but_the_heads_and_the_log_lists_these(

@@ -5,6 +5,7 @@ import cv2
 import pytest
 import torch
 from detectron2.modeling import build_backbone
+from safetensors.torch import save_file
 from torch import nn
 
 from panoptic_lovasz.checkpoint import SafeCheckpointer
@@ -86,6 +87,40 @@ def test_weights_of_another_model_than_the_backbone_are_refused(package, model):
 def test_a_name_that_timm_does_not_have_itself_is_refused(name):
     with pytest.raises(ConfigError, match=r"timm\.list_models"):
         SafeCheckpointer(nn.Linear(2, 2)).load(f"imagenet://{name}")
+
+
+@pytest.mark.parametrize("name", ["resnet18.a1_in1k", "resnet181"])
+def test_a_wrong_name_blames_the_key_that_holds_it_and_is_answered_with_the_nearest(name):
+    message = rf"MODEL\.WEIGHTS is 'imagenet://{name}', .*did you mean 'resnet18'"
+    with pytest.raises(ConfigError, match=message):
+        SafeCheckpointer(nn.Linear(2, 2)).load(f"imagenet://{name}")
+
+
+@pytest.mark.parametrize("name", [LITE0, "resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("file", ["timm.pth", "timm.safetensors", "wrapped.pth"])
+def test_a_file_of_timms_weights_gives_a_backbone_the_features_of_the_classifier(
+    model, tmp_path, name, file
+):
+    classifier = timm.create_model(name, num_classes=7)
+    weights = classifier.state_dict()
+    weights = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in weights.items()}
+    if file.endswith(".safetensors"):
+        save_file(weights, tmp_path / file)
+    else:
+        torch.save({"state_dict": weights} if "wrapped" in file else weights, tmp_path / file)
+    network = model(name)
+    SafeCheckpointer(network).load(str(tmp_path / file))
+    saved = sorted(v.sum().item() for k, v in weights.items() if v.dim() == 4)
+    loaded = network["backbone"].bottom_up.state_dict()
+    found = sorted(v.sum().item() for v in loaded.values() if v.dim() == 4)
+    head = 1 if name == LITE0 else 0  # the convolution before its classifier
+    assert len(saved) == len(found) + head and set(found) <= set(saved)
+
+
+def test_a_file_of_another_model_than_the_backbone_is_refused_by_name(model, tmp_path):
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(CheckpointError, match=r"timm\.pth do not belong .* timm model resnet10t: "):
+        SafeCheckpointer(model("resnet10t")).load(str(tmp_path / "timm.pth"))
 
 
 def test_a_damaged_package_is_an_error_that_names_the_file(package, tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def timm_cfg(slim_cfg):
         ("resnet10t", [64, 128, 256, 512]),
         ("mobilenetv3_small_050", [8, 16, 24, 288]),
         ("convnext_atto", [40, 80, 160, 320]),
+        ("dla34", [64, 128, 256, 512]),  # of which timm describes more maps than it returns
     ],
 )
 def test_feature_maps_have_the_strides_that_their_names_say_and_gradients_reach_the_input(
@@ -112,6 +113,14 @@ def test_a_misspelled_name_is_answered_with_the_nearest():
         ("resnet10t", {"norm": "GN"}, "NORM is 'GN', expected one of BN, FrozenBN, SyncBN"),
         ("resnet10t", {"freeze_at": 6}, "FREEZE_AT is 6, expected 0 to 5"),
         ("densenet121", {"drop_path_rate": 0.1}, "with DROP_PATH_RATE 0.1"),
+        ("resnet10t", {"drop_path_rate": 1.0}, "DROP_PATH_RATE is 1.0, expected .* below 1"),
+        ("resnet10t", {"drop_path_rate": -0.5}, "DROP_PATH_RATE is -0.5"),
+        ("mambaout_femto", {}, r"'mambaout_femto' cannot be a backbone: .* gives .*'res2': \("),
+        (
+            "mobilevitv2_050",
+            {},
+            r"'mobilevitv2_050' cannot be a backbone: an image \(3, 96, 160",
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_an_error_that_names_the_key(name, options, message):

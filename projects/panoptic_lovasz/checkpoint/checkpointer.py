@@ -6,23 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
 from ..files import write_atomically
 from .averaged import averaged_weights
 from .formats import check_intact, read_weights
-from .imagenet import (
-    IMAGENET,
-    is_torchvision_resnet,
-    load_imagenet_backbone,
-    rename_torchvision_resnet,
-)
+from .imagenet import IMAGENET, as_backbone_weights, load_imagenet_backbone
 
-__all__ = ["SafeCheckpointer", "describe_misfit"]
+__all__ = ["SafeCheckpointer"]
 
 _ELSEWHERE = (
     "Train in another OUTPUT_DIR, without --resume; with that checkpoint as MODEL.WEIGHTS all "
@@ -31,13 +28,14 @@ _ELSEWHERE = (
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with three differences.
+    """Detectron2's checkpointer with four differences.
 
     It reads tensors, arrays and plain containers only, from any format of
-    :func:`.formats.read_weights`; ImageNet weights of torchvision and timm ResNets among them, and
-    "imagenet://NAME", see :func:`.imagenet.create_imagenet_model`. It
-    writes a checkpoint whole or not at all. And :meth:`resume_or_load` falls back to the checkpoint
-    before the last one when that is damaged.
+    :func:`.formats.read_weights`; classifiers' weights among them, see
+    :func:`.imagenet.as_backbone_weights`, and "imagenet://NAME", see
+    :func:`.imagenet.create_imagenet_model`. It refuses weights of which nothing fits. It writes a
+    checkpoint whole or not at all. And :meth:`resume_or_load` falls back to the checkpoint before
+    the last one when that is damaged.
     """
 
     def __init__(
@@ -47,6 +45,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         *,
         trust_weights: bool = False,
         averaged: bool = False,
+        complete: bool = False,
         **checkpointables: Any,
     ):
         """
@@ -54,11 +53,14 @@ class SafeCheckpointer(DetectionCheckpointer):
             model, save_dir, **checkpointables: as for ``DetectionCheckpointer``.
             trust_weights: load pickles of any content, which may run code.
             averaged: load the averaged weights of a checkpoint, not the trained ones.
+            complete: refuse weights that leave a part of the network as it was.
         """
         super().__init__(model, save_dir, **checkpointables)
         self._trust_weights = trust_weights
-        self._must_fit = False  # whether weights that leave a part of the network alone are wrong
         self._averaged = averaged
+        self._complete = complete
+        self._resuming = False
+        self._path = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Save as Detectron2 does, in a temporary file that then becomes ``name``.pth.
@@ -99,9 +101,11 @@ class SafeCheckpointer(DetectionCheckpointer):
                 weights; nothing is loaded if it is empty.
 
         Raises:
-            CheckpointError: if the weights cannot be had, are unsafe or damaged, or not those of
-                this backbone.
+            CheckpointError: if the weights cannot be had, are unsafe or damaged, not those of this
+                backbone, or nothing of them fits the network; if they shall be complete, also if
+                they are not.
         """
+        self._path = path
         if path.startswith(IMAGENET):
             self.logger.info(f"Loading ImageNet weights {path}")
             checkpoint = {"model": load_imagenet_backbone(self.model, path.removeprefix(IMAGENET))}
@@ -138,7 +142,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         )
 
     def _resume(self, file: str) -> dict[str, Any]:
-        self._must_fit = True
+        self._resuming = True
         try:
             return self.load(file)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -149,14 +153,21 @@ class SafeCheckpointer(DetectionCheckpointer):
                 f"not fit this config: {type(error).__name__}: {error}. {_ELSEWHERE}"
             ) from error
         finally:
-            self._must_fit = False
+            self._resuming = False
 
     def _load_model(self, checkpoint: Any):
         result = super()._load_model(checkpoint)
-        if self._must_fit and (differences := describe_misfit(result)):
+        differences = _describe_misfit(result)
+        if differences and self._resuming:
             raise CheckpointError(
                 f"cannot resume in {self.save_dir}: its last checkpoint is of another network than "
                 f"the config describes: {differences}. {_ELSEWHERE}"
+            )
+        nothing_fits = self.model.state_dict().keys() <= set(result.missing_keys)
+        if differences and (self._complete or nothing_fits):
+            raise CheckpointError(
+                f"weights {self._path} do not belong to the network that the config describes: "
+                f"{differences}"
             )
         return result
 
@@ -177,18 +188,31 @@ class SafeCheckpointer(DetectionCheckpointer):
         if "model_state" in loaded:  # pycls
             return {"model": loaded["model_state"], "matching_heuristics": True}
         if "model" in loaded:
-            return loaded
+            return {**loaded, "model": self._own_names(loaded["model"], filename)}
         if "blobs" in loaded:  # Detectron1
             loaded = loaded["blobs"]
         if filename.endswith(".pkl"):
             blobs = {k: v for k, v in loaded.items() if not k.endswith("_momentum")}
             return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
-        if is_torchvision_resnet(loaded):
-            return {"model": rename_torchvision_resnet(loaded)}
-        return {"model": loaded}
+        # PyTorch's ImageNet example and timm put it beside "epoch" and "arch"
+        return {"model": self._own_names(loaded.get("state_dict", loaded), filename)}
+
+    def _own_names(self, weights: Any, filename: str) -> dict[str, Any]:
+        """Weights by the names of this network, where it has other ones for them."""
+        if not isinstance(weights, dict):
+            raise CheckpointError(
+                f"weights {filename} are a {type(weights).__name__}, expected a dict of tensors"
+            )
+        for key, value in weights.items():
+            if not isinstance(value, (torch.Tensor, np.ndarray)):
+                raise CheckpointError(
+                    f"weights {filename}: {key!r} is a {type(value).__name__}, expected a tensor"
+                )
+        consume_prefix_in_state_dict_if_present(weights, "module.")  # of DataParallel
+        return as_backbone_weights(self.model, weights, filename)
 
 
-def describe_misfit(result: Any) -> str:
+def _describe_misfit(result: Any) -> str:
     """What of a network its weights leave as it was; empty if nothing.
 
     Args:

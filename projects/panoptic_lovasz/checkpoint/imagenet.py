@@ -1,4 +1,4 @@
-"""ImageNet weights: timm's models by name, and torchvision's ResNets under Detectron2's names."""
+"""ImageNet weights: timm's models by name, and classifiers' weights under a backbone's names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .published import sha256_of
 
 __all__ = [
     "IMAGENET",
+    "as_backbone_weights",
     "create_imagenet_model",
-    "is_torchvision_resnet",
     "load_imagenet_backbone",
-    "rename_torchvision_resnet",
 ]
 
 IMAGENET = "imagenet://"
+_BOTTOM_UP = "backbone.bottom_up."  # of an FPN
 
 # Packages that hold weights, and how many blocks each stage has. They were trained by TensorFlow
 # and named by lukemelas/EfficientNet-PyTorch, where timm has a block by its stage.
@@ -49,24 +49,69 @@ _RULES = (  # in this order
 )
 
 
-def is_torchvision_resnet(weights: dict[str, Tensor]) -> bool:
+def as_backbone_weights(
+    model: nn.Module, weights: dict[str, Tensor], file: str
+) -> dict[str, Tensor]:
+    """Give the weights of a classifier the names that they have in a network's backbone.
+
+    Args:
+        model: the network.
+        weights: by name; those that belong to the network as they are stay so.
+        file: where from, for messages.
+
+    Returns:
+        For Detectron2's ResNet the weights of a ``ResNet`` of torchvision or timm under its names;
+        the network must have ``RESNETS.STRIDE_IN_1X1: False`` and RGB input normalized as
+        torchvision's. For a timm backbone those of the same timm model. Others as they are.
+
+    Raises:
+        CheckpointError: if the backbone is a timm model, and not one of the weights belongs to the
+            network or they are not those of that model.
+    """
+    own = model.state_dict()
+    if not own.keys().isdisjoint(weights):
+        return weights
+    if f"{_BOTTOM_UP}stem.conv1.weight" in own and _is_torchvision_resnet(weights):
+        return _rename_torchvision_resnet(weights)
+    for prefix, module in model.named_modules():
+        if name := getattr(module, "timm_name", ""):
+            features = _features_of_classifier(name, weights, file)
+            return {f"{prefix}.network.{k}": v for k, v in features.items()}
+    return weights
+
+
+def _features_of_classifier(name: str, weights: dict[str, Tensor], file: str) -> dict[str, Tensor]:
+    """The weights of a timm model for the same model without its classifier, by its names."""
+    expected = require_timm(name).create_model(name, num_classes=0).state_dict()
+    wrong = [
+        key
+        for key, value in expected.items()
+        if not key.endswith("num_batches_tracked")  # old files have none
+        and (key not in weights or weights[key].shape != value.shape)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"weights {file} do not belong to the network that the config describes, nor to its "
+            f"backbone, the timm model {name}: {len(wrong)} of {len(expected)} parameters are "
+            f"missing or of another shape, {wrong[0]} first"
+        )
+    return _create_with(weights, name, features_only=True).state_dict()
+
+
+def _is_torchvision_resnet(weights: dict[str, Tensor]) -> bool:
     """Whether the names are those of torchvision's (and timm's) ``ResNet``."""
     return {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight"} <= weights.keys()
 
 
-def rename_torchvision_resnet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the weights Detectron2's names, ``backbone.bottom_up.res2.0.conv1.weight`` and so on.
-
-    The classifier is left out. The network must have ``RESNETS.STRIDE_IN_1X1: False`` and RGB
-    input normalized as torchvision's.
-    """
+def _rename_torchvision_resnet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Detectron2's names, ``backbone.bottom_up.res2.0.conv1.weight``; without the classifier."""
     renamed = {}
     for name, tensor in weights.items():
         if name.startswith("fc."):
             continue
         for pattern, replacement in _RULES:
             name = re.sub(pattern, replacement, name)
-        renamed[f"backbone.bottom_up.{name}"] = tensor
+        renamed[f"{_BOTTOM_UP}{name}"] = tensor
     return renamed
 
 
@@ -85,13 +130,10 @@ def create_imagenet_model(name: str, **options: Any) -> nn.Module:
             there is no package and timm cannot get them either.
         ConfigError: if timm is not installed or has no such model.
     """
-    timm = require_timm(name)
+    timm = require_timm(name, f"MODEL.WEIGHTS is '{IMAGENET}{name}'")
     weights = _packaged_weights(name)
     if weights is not None:
-        if options.get("features_only"):  # timm warns of what there is no place for
-            weights = {k: v for k, v in weights.items() if not k.startswith(_HEAD)}
-        source = {"state_dict": weights}
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options)
+        return _create_with(weights, name, **options)
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # of the network, the hub or the cache: of many types
@@ -104,6 +146,15 @@ def create_imagenet_model(name: str, **options: Any) -> nn.Module:
         ) from error
 
 
+def _create_with(weights: dict[str, Tensor], name: str, **options: Any) -> nn.Module:
+    """The timm model with weights that are those of the whole model."""
+    if options.get("features_only"):  # timm warns of what there is no place for
+        weights = {k: v for k, v in weights.items() if not k.startswith(_HEAD)}
+    source = {"state_dict": dict(weights)}  # from which timm removes some
+    timm = require_timm(name)
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **options)
+
+
 def load_imagenet_backbone(model: nn.Module, name: str) -> dict[str, Tensor]:
     """The weights of the timm model ``name`` for the backbone of ``model``, by their full names.
 
@@ -111,10 +162,9 @@ def load_imagenet_backbone(model: nn.Module, name: str) -> dict[str, Tensor]:
         CheckpointError: if the backbone is not this timm model; and see
             :func:`create_imagenet_model`.
     """
-    prefix = "backbone.bottom_up."
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(prefix)}
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(_BOTTOM_UP)}
     features = create_imagenet_model(name, features_only=True).state_dict()
-    weights = {f"{prefix}network.{k}": v for k, v in features.items()}
+    weights = {f"{_BOTTOM_UP}network.{k}": v for k, v in features.items()}
     wrong = [k for k, v in own.items() if k not in weights or weights[k].shape != v.shape]
     if wrong or not own:
         raise CheckpointError(

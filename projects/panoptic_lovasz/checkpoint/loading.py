@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointError
-from .checkpointer import SafeCheckpointer, describe_misfit
+from .checkpointer import SafeCheckpointer
 
 __all__ = ["load_weights"]
-
-
-class _CompleteCheckpointer(SafeCheckpointer):
-    """Refuses weights that leave a part of the network at random."""
-
-    def _load_model(self, checkpoint: Any):
-        result = super()._load_model(checkpoint)
-        if differences := describe_misfit(result):
-            raise CheckpointError(
-                f"the weights do not belong to the network that the config describes: {differences}"
-            )
-        return result
 
 
 def load_weights(
@@ -44,5 +30,7 @@ def load_weights(
         CheckpointError: if the file is missing, damaged, holds anything but tensors, arrays and
             plain containers, does not fit the model, or has no averaged weights.
     """
-    checkpointer = _CompleteCheckpointer(model, trust_weights=trust_weights, averaged=averaged)
+    checkpointer = SafeCheckpointer(
+        model, trust_weights=trust_weights, averaged=averaged, complete=True
+    )
     checkpointer.load(os.fspath(path), checkpointables=[])

@@ -107,13 +107,20 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_checkpointer(
-        cls, cfg: CfgNode, model: nn.Module, *, averaged: bool = False, **checkpointables: Any
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        *,
+        averaged: bool = False,
+        complete: bool = False,
+        **checkpointables: Any,
     ) -> SafeCheckpointer:
         """A checkpointer for ``cfg.OUTPUT_DIR`` that loads and saves safely.
 
         Args:
             cfg, model: config and network.
             averaged: load averaged weights, to evaluate them.
+            complete: refuse weights that leave a part of the network as it was.
             checkpointables: what is saved and resumed besides.
         """
         return SafeCheckpointer(
@@ -121,6 +128,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             trust_weights=cfg.MODEL.TRUST_WEIGHTS,
             averaged=averaged,
+            complete=complete,
             **checkpointables,
         )
 

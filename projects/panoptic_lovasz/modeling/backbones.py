@@ -56,12 +56,17 @@ class TimmBackbone(Backbone):
 
         Raises:
             ConfigError: timm is not installed or has no such model, or the model does not give
-                these feature maps, takes images of one size only or knows no such option.
+                these feature maps, takes images of certain sizes only or knows no such option.
         """
         super().__init__()
         timm = require_timm(name)
+        self.timm_name = name  # by which checkpoints know whose weights these are
         if norm not in _NORMS:
             raise ConfigError(f"MODEL.TIMM.NORM is {norm!r}, expected one of {', '.join(_NORMS)}")
+        if not 0 <= drop_path_rate < 1:
+            raise ConfigError(
+                f"MODEL.TIMM.DROP_PATH_RATE is {drop_path_rate}, expected from 0 to below 1"
+            )
         if timm.get_pretrained_cfg(name).fixed_input_size:
             raise ConfigError(
                 f"MODEL.TIMM.NAME is {name!r}, which takes images of one size only; expected a "
@@ -88,9 +93,11 @@ class TimmBackbone(Backbone):
         self._index = _feature_indices(network, name, out_features)
         info = network.feature_info
         self._out_features = list(out_features)
-        self._out_feature_channels = {f: info.channels(i) for f, i in self._index.items()}
-        self._out_feature_strides = {f: info.reduction(i) for f, i in self._index.items()}
+        channels, strides = info.channels(), info.reduction()  # of the maps that it returns
+        self._out_feature_channels = {f: channels[i] for f, i in self._index.items()}
+        self._out_feature_strides = {f: strides[i] for f, i in self._index.items()}
         self._gives_nhwc = str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
+        self._check_maps()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -104,6 +111,27 @@ class TimmBackbone(Backbone):
             "drop_path_rate": options.DROP_PATH_RATE,
             "channels_last": options.CHANNELS_LAST,
         }
+
+    @torch.no_grad()
+    def _check_maps(self) -> None:
+        """Raise a ConfigError if the maps of a small image have other shapes than is promised."""
+        size = (96, 160)  # odd multiples of 32: what only larger multiples fit shows
+        promised = {
+            name: (shape.channels, *(side // shape.stride for side in size))
+            for name, shape in self.output_shape().items()
+        }
+        self.eval()  # nothing is drawn, and no statistics are changed
+        try:
+            maps = self(torch.zeros(1, 3, *size))
+            found: Any = {name: tuple(feature.shape[1:]) for name, feature in maps.items()}
+        except Exception as error:  # of any type: whatever a model asks of its input
+            found = f"{type(error).__name__} {error}".strip()
+        self.train()
+        if found != promised:
+            raise ConfigError(
+                f"MODEL.TIMM.NAME {self.timm_name!r} cannot be a backbone: an image (3, 96, 160) "
+                f"gives {found}, expected {promised}"
+            )
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (B, 3, H, W), H and W divisible by the largest stride s, to feature maps
