@@ -215,6 +215,15 @@ def test_options_that_do_not_fit_are_an_error(write):
         ("SOLVER.STEPS", "(3, 2)", "iterations in increasing order"),
         ("SOLVER.IMS_PER_BATCH", "0", "a number above 0"),
         ("SOLVER.ACCUMULATE_STEPS", "0", "a number above 0"),
+        ("SOLVER.OPTIMIZER", "ADAM", "'SGD': another optimizer is a choice of Panoptic-DeepLab"),
+        ("MODEL.MASK_ON", "False", "True: a panoptic segmentation is made of masks"),
+        ("MODEL.KEYPOINT_ON", "True", "False: panoptic data has no keypoints"),
+        ("MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", "1.0", "0 with MODEL.ROI_MASK_HEAD.NAME 'MaskRCNN"),
+        ("MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", "-1.0", "a number not below 0"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.MARGIN", "-3.0", "a number from 0 to 1"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS", "['road']", "labels of the semantic head, from"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS", "[6]", "from 0 to 5 (MODEL.SEM_SEG_HEAD.NUM_C"),
+        ("MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS", "[-1]", "from 0 to 5"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_one_line_with_key_value_and_what_is_possible(
@@ -227,6 +236,40 @@ def test_a_value_that_cannot_be_used_is_one_line_with_key_value_and_what_is_poss
     found = "inf" if value == "1e999" else value
     assert key in message and expected in message and "\n" not in message
     assert found in message
+
+
+LOSS = "MODEL.SEM_SEG_HEAD.LOSS"
+ALONE = [f"{LOSS}.NAME", "LovaszSoftmaxLoss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", f"{LOSS}.NAME", "CrossEntropyDiceLoss"],
+            "LOSS.NAME is 'CrossEntropyDiceLoss', expected .* with the head 'SemSegFPNHead'",
+        ),
+        ([f"{LOSS}.NAME", "CrossEntropyLoss", f"{LOSS}.CE_WEIGHT", 0.0], r"CE_WEIGHT is 0\.0, exp"),
+        ([*ALONE, f"{LOSS}.LOVASZ_WEIGHT", 0.0], r"LOVASZ_WEIGHT is 0\.0, expected .* above 0"),
+        ([*ALONE, f"{LOSS}.LOVASZ_START_ITER", 100], "LOVASZ_START_ITER is 100, expected 0 with"),
+    ],
+)
+def test_a_loss_that_would_not_be_computed_is_refused(options, message):
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    with pytest.raises(ConfigError, match=message):
+        load_config(config, [*WITHOUT_DATA, *options])
+
+
+def test_heads_that_read_the_keys_of_the_losses_may_have_them():
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    mask = "MODEL.ROI_MASK_HEAD"
+    load_config(
+        config, [*WITHOUT_DATA, f"{mask}.NAME", "LovaszMaskHead", f"{mask}.LOVASZ_WEIGHT", 1.0]
+    )
+    load_config(config, [*WITHOUT_DATA, f"{LOSS}.LOVASZ_START_ITER", 100])
+    # DeepLab's head has a cross-entropy of its own, which this one joins
+    deeplab = PROJECT / "configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_lovasz_R_103.yaml"
+    load_config(deeplab, [*WITHOUT_DATA, *ALONE, f"{LOSS}.LOVASZ_START_ITER", 100])
 
 
 def test_rules_of_merging_that_detectron2s_architecture_would_ignore_are_refused():

@@ -274,6 +274,13 @@ def test_a_device_may_have_an_index_or_be_pytorchs(tiny_cfg, device, photo):
     assert predictor(photo).segments
 
 
+def test_a_network_without_a_panoptic_segmentation_is_refused_when_the_predictor_is_made(tiny_cfg):
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    with pytest.raises(ConfigError, match="'SemanticSegmentor', which gives no panoptic segment"):
+        PanopticPredictor(cfg)
+
+
 def test_classes_that_do_not_fit_the_network_are_refused(tiny_cfg):
     classes = PanopticClasses.from_categories([{"id": 1, "name": "a", "isthing": 1}])
     with pytest.raises(ConfigError, match=r"1 thing and 1 semantic classes .* are \(3, 5\)"):

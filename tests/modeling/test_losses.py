@@ -324,6 +324,9 @@ def test_losses_add_nothing_to_a_checkpoint_but_move_with_the_model():
         ("CLASSES", [0, 5], "0 to 4"),
         ("CLASSES", [1, 1], "0 to 4"),
         ("CLASSES", [], "0 to 4"),
+        ("CLASSES", 3, "0 to 4"),
+        ("CLASSES", True, "0 to 4"),
+        ("CLASSES", [True], "0 to 4"),
         ("METHOD", "sorted", '"binned" or "exact"'),
         ("TVERSKY_ALPHA", -0.5, "not below 0"),
         ("TVERSKY_BETA", float("nan"), "not below 0"),
@@ -331,6 +334,8 @@ def test_losses_add_nothing_to_a_checkpoint_but_move_with_the_model():
         ("IMPL", "cuda", "auto, torch, numba, triton"),
         ("CLASS_WEIGHTS", [1.0, 2.0], "5 classes"),
         ("CLASS_WEIGHTS", [1.0, 1.0, 1.0, 1.0, -1.0], "not below 0"),
+        ("CLASS_WEIGHTS", ["a"] * 5, "one number"),
+        ("CLASS_WEIGHTS", [0.0] * 5, "not all 0"),
     ],
 )
 def test_a_value_that_cannot_be_is_a_config_error_that_names_key_and_value(key, value, expected):

@@ -60,6 +60,20 @@ def test_the_instance_loss_weight_scales_box_class_and_mask_losses_only(slim_cfg
         torch.testing.assert_close(scaled[name], factor * loss)
 
 
+def test_the_instance_loss_weight_scales_every_stage_of_a_cascade(slim_cfg):
+    cfg = slim_cfg.clone()
+    cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True
+    plain = build_model(cfg).roi_heads
+    cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 0.25
+    scaled = build_model(cfg).roi_heads
+    assert len(scaled.box_predictor) == 3
+    for before, after in zip(plain.box_predictor, scaled.box_predictor, strict=True):
+        box = before.loss_weight["loss_box_reg"]
+        assert after.loss_weight == {"loss_cls": 0.25, "loss_box_reg": 0.25 * box}
+    assert scaled.mask_head.loss_weight == 0.25 * plain.mask_head.loss_weight
+
+
 def test_a_batch_without_any_label_and_any_instance_trains(model):
     item = _item(torch.full((64, 96), 255))
     item["instances"] = item["instances"][:0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -27,8 +28,8 @@ from PIL import Image
 from ..data.samplers import SAMPLERS
 from ..device import usable_device
 from ..errors import ConfigError
-from ..merging import CombineRules
 from ..modeling import SEM_SEG_LOSS_REGISTRY
+from .combinations import Check, combinations
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 
@@ -103,13 +104,15 @@ _NOT_BELOW_0 = (
     *("MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_MASK_HEAD.NUM_CONV"),
     *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"),
     *("MODEL.RPN.BBOX_REG_LOSS_WEIGHT", "MODEL.RPN.LOSS_WEIGHT", "MODEL.RPN.SMOOTH_L1_BETA"),
-    *("OUTPUT.NUM_PICTURES", "SOLVER.BIAS_LR_FACTOR", "SOLVER.GAMMA", "SOLVER.WARMUP_FACTOR"),
-    *("SOLVER.WARMUP_ITERS", "SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM"),
+    *("MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", "OUTPUT.NUM_PICTURES", "SOLVER.BIAS_LR_FACTOR"),
+    *("SOLVER.GAMMA", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS"),
+    *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM"),
     *("SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD", "VIS_PERIOD"),
 )
 _FROM_0_TO_1 = (
     *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "MODEL.RPN.NMS_THRESH"),
-    *("MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH", "MODEL.RPN.POSITIVE_FRACTION"),
+    *("MODEL.PANOPTIC_FPN.COMBINE.MARGIN", "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH"),
+    "MODEL.RPN.POSITIVE_FRACTION",
     *("MODEL.ROI_HEADS.NMS_THRESH_TEST", "MODEL.ROI_HEADS.POSITIVE_FRACTION"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "SOLVER.MOMENTUM"),
 )
@@ -125,7 +128,9 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: one line with the key, the value and what is possible.
     """
     values, defaults = flatten(cfg), _defaults()
-    for key, valid, expected in (*_single(values, defaults), *_lists(cfg), *_together(cfg)):
+    # one after the other: combinations take it that each value can be used by itself
+    checks = itertools.chain(_single(values, defaults), _lists(cfg), combinations(cfg))
+    for key, valid, expected in checks:
         if not valid(values[key]):
             raise ConfigError(f"{key} is {values[key]!r}, expected {expected}")
     check_proposals(cfg)
@@ -158,9 +163,6 @@ def check_device(cfg: CfgNode) -> None:
     usable_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", hint)
 
 
-_Check = tuple[str, Callable[[Any], bool], str]
-
-
 @functools.cache
 def _defaults() -> dict[str, Any]:
     cfg = get_cfg()
@@ -168,7 +170,7 @@ def _defaults() -> dict[str, Any]:
     return flatten(cfg)
 
 
-def _single(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[_Check]:
+def _single(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Check]:
     """Checks of values that are one name or number."""
     for key, default in defaults.items():
         if default is not None and key in values and key not in _MAY_BE_NONE:
@@ -188,7 +190,7 @@ def _single(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[_Check
         yield key, lambda value: 0 <= value <= 1, "a number from 0 to 1"
 
 
-def _lists(cfg: CfgNode) -> Iterator[_Check]:
+def _lists(cfg: CfgNode) -> Iterator[Check]:
     """Checks of values that are lists of numbers."""
     channels = len(cfg.MODEL.PIXEL_MEAN)
     above_0 = _numbers(lambda x: x > 0)
@@ -217,54 +219,6 @@ def _lists(cfg: CfgNode) -> Iterator[_Check]:
     )
     for key in ("MODEL.RPN.IOU_THRESHOLDS", "MODEL.ROI_HEADS.IOU_THRESHOLDS"):
         yield key, _numbers(lambda x: 0 <= x <= 1), "numbers from 0 to 1"
-
-
-def _together(cfg: CfgNode) -> Iterator[_Check]:
-    """Checks of values that depend on others."""
-    solver, lsj = cfg.SOLVER, cfg.INPUT.LSJ
-    yield (
-        "SOLVER.NESTEROV",
-        lambda value: not value or solver.MOMENTUM > 0,
-        f"False with SOLVER.MOMENTUM {solver.MOMENTUM}",
-    )
-    yield (
-        "SOLVER.LR_SCHEDULER_NAME",
-        lambda value: value != "WarmupPolyLR" or "POLY_LR_POWER" in solver,
-        "SOLVER.POLY_LR_POWER beside it (DeepLab has 0.9)",
-    )
-    yield "SOLVER.EMA.DECAY", lambda value: 0 <= value < 1, "a number from 0 to below 1"
-    yield (
-        "TEST.EMA",
-        lambda value: not value or solver.EMA.ENABLED,
-        "False: nothing is averaged without SOLVER.EMA.ENABLED",
-    )
-    yield (
-        "INPUT.LSJ.MAX_SCALE",
-        lambda value: value >= lsj.MIN_SCALE,
-        f"at least INPUT.LSJ.MIN_SCALE, {lsj.MIN_SCALE}",
-    )
-    detectron2s = CombineRules.from_config(cfg).are_detectron2s
-    yield (
-        "MODEL.META_ARCHITECTURE",
-        lambda value: value != "PanopticFPN" or detectron2s,
-        "'PanopticLovaszFPN' with MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS or .CONFIDENCE_AWARE: "
-        "Detectron2's own merging has no such rules",
-    )
-    thin = cfg.MODEL.RESNETS.DEPTH in (18, 34) and cfg.MODEL.BACKBONE.NAME.startswith(
-        "build_resnet"
-    )
-    yield (
-        "MODEL.RESNETS.RES2_OUT_CHANNELS",
-        lambda value: not thin or value == 64,
-        f"64 with MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}",
-    )
-    has_box_head = cfg.MODEL.ROI_HEADS.NAME in ("StandardROIHeads", "CascadeROIHeads")
-    heads = [name for name, _ in ROI_BOX_HEAD_REGISTRY]
-    yield (
-        "MODEL.ROI_BOX_HEAD.NAME",
-        lambda value: value != "" or not has_box_head,
-        f"one of {', '.join(map(repr, heads))} with {cfg.MODEL.ROI_HEADS.NAME}",
-    )
 
 
 def _numbers(accepts: Callable[[float], bool] = math.isfinite) -> Callable[[Any], bool]:

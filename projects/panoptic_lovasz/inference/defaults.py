@@ -1,4 +1,4 @@
-"""What a predictor takes from a config where the caller does not say: device and classes."""
+"""What a predictor takes from a config: device and classes where the caller does not say them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,24 @@ from ..data import PanopticClasses
 from ..device import usable_device
 from ..errors import DatasetError
 
-__all__ = ["choose_device", "class_counts", "classes_of_config"]
+__all__ = ["check_panoptic", "choose_device", "class_counts", "classes_of_config"]
+
+# Detectron2's architectures without a panoptic segmentation; those of others are not known.
+_NOT_PANOPTIC = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor")
+
+
+def check_panoptic(cfg: CfgNode) -> None:
+    """Check that the network gives panoptic segmentations.
+
+    Raises:
+        ConfigError: if it is known not to.
+    """
+    if cfg.MODEL.META_ARCHITECTURE in _NOT_PANOPTIC:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE!r}, which gives no panoptic "
+            "segmentation, expected 'PanopticLovaszFPN' or another that does; Detectron2's "
+            "DefaultPredictor predicts with it"
+        )
 
 
 def choose_device(wanted: str | torch.device | None, configured: str) -> str:

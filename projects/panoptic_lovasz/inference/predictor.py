@@ -22,7 +22,7 @@ from ..errors import CheckpointError, ConfigError, DatasetError
 from ..model_zoo import fetch_from_hub, find_model, save_hub_folder
 from ..model_zoo.publishing import describe
 from ..modeling import clear_build_errors
-from .defaults import choose_device, class_counts, classes_of_config
+from .defaults import check_panoptic, choose_device, class_counts, classes_of_config
 from .images import as_rgb, network_input
 from .onnx_network import OnnxNetwork, check_onnx_options
 from .result import PanopticResult
@@ -61,9 +61,9 @@ class PanopticPredictor:
             what is changed in ``model`` later has no effect.
 
     Raises:
-        ConfigError: if the weights are missing or do not fit, or a device is not there; with "onnx"
-            also if a package is missing, the device is not the CPU, ``amp`` is on, or the network
-            cannot be exported.
+        ConfigError: if the weights are missing or do not fit, a device is not there, or the network
+            gives no panoptic segmentation; with "onnx" also if a package is missing, the device is
+            not the CPU, ``amp`` is on, or the network cannot be exported.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class PanopticPredictor:
             raise ConfigError(f"array_order is {array_order!r}, expected 'RGB' or 'BGR'")
         if backend not in ("torch", "onnx"):
             raise ConfigError(f"backend is {backend!r}, expected 'torch' or 'onnx'")
+        check_panoptic(cfg)
         if backend == "onnx":
             check_onnx_options(None if device is None else str(device), amp)
             device = "cpu"
@@ -176,7 +177,7 @@ class PanopticPredictor:
         folder: str | os.PathLike,
         *,
         license: str = "unknown",
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, Any] | None = None,
     ) -> None:
         """Save the model as a folder in the Hugging Face Hub's layout, without the network.
 
@@ -184,8 +185,8 @@ class PanopticPredictor:
             folder: ``config.json``, ``model.safetensors`` and ``README.md`` are written into it;
                 its name becomes the model's.
             license: of the weights, as the Hub names it: "cc-by-4.0".
-            metrics: values by name ("panoptic_seg/PQ"), in percent; none if it was not evaluated.
-                ``model_zoo.read_metrics`` has those of a training.
+            metrics: numbers by name ("panoptic_seg/PQ"), in percent, or nested as an evaluation
+                returns them; ``model_zoo.read_metrics`` has those of a training.
         """
         name = Path(folder).resolve().name
         info = describe(

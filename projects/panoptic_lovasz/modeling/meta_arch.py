@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from torch import nn
 
 from ..errors import ConfigError, DatasetError
 from ..merging import CombineRules, postprocess_panoptic
@@ -72,12 +73,14 @@ class PanopticLovaszFPN(PanopticFPN):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Build the parts of the model; see ``PanopticFPN``."""
-        ret = super().from_config(cfg)
         instance_loss_weight = cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT
+        # Detectron2 would weight Lb and Lm only, and knows no cascade.
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT = 1.0
+        ret = super().from_config(cfg)
         if instance_loss_weight != 1.0:
-            # Detectron2 weights Lb and Lm only, because Lc has no entry of its own to multiply.
-            weights = ret["roi_heads"].box_predictor.loss_weight
-            weights.setdefault("loss_cls", instance_loss_weight)
+            _weight_losses(ret["roi_heads"], instance_loss_weight)
         # The rules have the thresholds of which Detectron2 makes arguments of their own.
         ret = {name: value for name, value in ret.items() if not name.startswith("combine_")}
         ret["combine_impl"] = cfg.MODEL.PANOPTIC_FPN.COMBINE.IMPL
@@ -144,6 +147,16 @@ def semantic_logits(head: Any, features: dict[str, torch.Tensor]) -> torch.Tenso
 def logits_stride(head: Any) -> int:
     """The factor by which :func:`semantic_logits` of this head are still to be upsampled."""
     return head.common_stride if _only_upsamples(head) else 1
+
+
+def _weight_losses(roi_heads: Any, factor: float) -> None:
+    """Multiply the weights of the losses of boxes, of every stage of a cascade, and of masks."""
+    predictors: Any = roi_heads.box_predictor
+    stages: Any = predictors if isinstance(predictors, nn.ModuleList) else [predictors]
+    for predictor in stages:
+        weights = {"loss_cls": 1.0, **predictor.loss_weight}
+        predictor.loss_weight = {name: factor * weight for name, weight in weights.items()}
+    roi_heads.mask_head.loss_weight *= factor
 
 
 def _only_upsamples(head: Any) -> bool:
