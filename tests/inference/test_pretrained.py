@@ -5,11 +5,13 @@ import socket
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from panoptic_lovasz import load_config
+from panoptic_lovasz.checkpoint import read_model_info
 from panoptic_lovasz.errors import CheckpointError, ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.model_zoo import publish
@@ -96,6 +98,33 @@ def test_without_results_and_license_the_card_says_so(predictor, tmp_path):
     header = yaml.safe_load(text.split("---\n")[1])
     assert header["license"] == "unknown"
     assert "metrics" not in header and "model-index" not in header
+
+
+def test_metrics_are_taken_as_an_evaluation_returns_them(predictor, tmp_path):
+    nested = {"panoptic_seg": {"PQ": np.float32(41.5), "PQ_st": float("nan")}, "bbox": {"AP": 3}}
+    predictor.save_pretrained(tmp_path / "nested", metrics=nested)
+    found = PanopticPredictor.from_pretrained(tmp_path / "nested")  # reads what was written
+    assert found.classes == predictor.classes
+    info = read_model_info(tmp_path / "nested/model.safetensors")
+    assert info.metrics == {"panoptic_seg/PQ": 41.5, "bbox/AP": 3.0}
+
+
+def test_a_metric_that_is_no_number_is_refused_before_anything_is_written(predictor, tmp_path):
+    with pytest.raises(ConfigError, match="the metric 'panoptic_seg/PQ' is 'high', expected a num"):
+        predictor.save_pretrained(tmp_path / "high", metrics={"panoptic_seg/PQ": "high"})
+    assert not (tmp_path / "high").exists()
+
+
+def test_weights_in_channels_last_memory_are_saved_as_any_others(tiny_cfg, tmp_path):
+    pytest.importorskip("timm", reason="needs timm")
+    cfg = tiny_cfg.clone()
+    cfg.MODEL.BACKBONE.NAME, cfg.INPUT.FORMAT = "build_timm_fpn_backbone", "RGB"
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.CHANNELS_LAST = "tf_efficientnet_lite0", True
+    cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
+    saved = PanopticPredictor(cfg)
+    saved.save_pretrained(tmp_path / "last")
+    loaded = PanopticPredictor.from_pretrained(tmp_path / "last").model.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in saved.model.state_dict().items())
 
 
 def test_what_is_changed_in_the_config_has_its_effect(changed):

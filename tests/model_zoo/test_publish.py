@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
@@ -17,9 +19,11 @@ from safetensors.torch import load_file, save_file
 
 from panoptic_lovasz import load_config
 from panoptic_lovasz.checkpoint import find_checkpoint, read_model_info
+from panoptic_lovasz.data import register_coco_panoptic
 from panoptic_lovasz.errors import CheckpointError, ConfigError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.model_zoo import publish
+from panoptic_lovasz.model_zoo.model_card import hub_card, write_model_card
 from panoptic_lovasz.model_zoo.publishing import read_metrics
 from panoptic_lovasz.reporting.records import add_result
 from panoptic_lovasz.tools.predict import main as demo
@@ -109,6 +113,56 @@ def test_the_config_holds_no_path_of_the_machine_and_trusts_nothing(files, train
     assert load_config(files.config, ["MODEL.WEIGHTS", cfg.MODEL.WEIGHTS]) == cfg
 
 
+def test_the_device_is_for_the_machine_to_say(files, tmp_path, caplog):
+    assert "DEVICE: cuda" in files.config.read_text()  # it was trained on the CPU
+    text = files.config.read_text().replace("DEVICE: cuda", "DEVICE: cuda:7")
+    cfg = load_config(tamper(files, tmp_path, config=text))
+    assert cfg.MODEL.DEVICE == "cuda"
+    assert not [m for m in caplog.messages if "came with the weights" in m]
+
+
+def _panoptic_json(folder, *things):
+    categories = [{"id": i, "name": name, "isthing": 1} for i, name in enumerate(things, start=1)]
+    categories.append({"id": 99, "name": "sky", "isthing": 0})
+    content = {"images": [], "annotations": [], "categories": categories}
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    return "panoptic.json", "images", "panoptic"
+
+
+@pytest.mark.parametrize("clash", ["name", "place", "no thing"])
+def test_data_of_the_same_name_with_other_classes_does_not_keep_a_model_from_its_use(
+    files, tmp_path, monkeypatch, caplog, clash
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    paths = _panoptic_json(tmp_path, *([] if clash == "no thing" else ["cat"]))
+    if clash == "name":
+        register_coco_panoptic("shapes_train", *paths)
+        paths = ("theirs.json", *paths[1:])
+    entry = dict(zip(("name", "json", "images", "panoptic"), ("shapes_train", *paths), strict=True))
+    config = yaml.safe_load(files.info.config)
+    config["DATASETS"]["PANOPTIC"] = [entry]
+    predictor = PanopticPredictor.from_checkpoint(
+        tamper(files, tmp_path, config=yaml.safe_dump(config))
+    )
+    assert predictor.classes == files.info.classes
+    assert predictor.cfg.DATASETS.PANOPTIC == [] and predictor.cfg.DATASETS.TRAIN == ()
+    assert predictor(PHOTO).segment_map.shape == PHOTO.shape[:2]
+    (line,) = [m for m in caplog.messages if "a data set here has the name" in m]
+    assert "DATASETS.TRAIN" in line and predictor.cfg.MODEL.WEIGHTS in line
+
+
+def test_data_that_the_user_names_decides_the_classes_of_a_training_from_a_model(
+    files, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    register_coco_panoptic("mine", *_panoptic_json(tmp_path, "cat", "dog"))
+    mine = ["DATASETS.TRAIN", ("mine",), "DATASETS.TEST", ("mine",)]
+    cfg = load_config(files.safetensors, mine)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (2, 2)
+    with pytest.raises(ConfigError, match="NUM_CLASSES is 3, but the data set 'mine' has 2"):
+        load_config(files.safetensors, [*mine, "MODEL.ROI_HEADS.NUM_CLASSES", 3])
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_stock_detectron2_loads_its_own_formats(files, slim_cfg, weights, kind):
     cfg = slim_cfg.clone()
@@ -133,6 +187,49 @@ def test_every_published_weights_file_works_in_its_folder(files, training_folder
     for file in files.stock:
         (tmp_path / file.name).write_bytes(file.read_bytes())
         PanopticPredictor.from_checkpoint(tmp_path / file.name)
+
+
+def test_a_published_model_that_is_published_again_keeps_what_it_says_of_itself(files, tmp_path):
+    again = publish(files.safetensors, "again", tmp_path, half=True, stock_formats=False).info
+    assert (again.metrics, again.license) == (files.info.metrics, "CC0-1.0")
+    assert again.dataset == "shapes_train"
+    other = publish(files.safetensors, "other", tmp_path, license="MIT", stock_formats=False).info
+    assert other.license == "MIT"
+
+
+def card(files, tmp_path, **replaced):
+    """The card of what was published with other values in its config, and its Hub tags."""
+    config = files.info.config
+    for before, after in replaced.items():
+        before = before.replace("__", ": ")
+        assert before in config
+        config = config.replace(before, after)
+    info = dataclasses.replace(files.info, config=config)
+    write_model_card(tmp_path / "card.md", files._replace(info=info), None)
+    return (tmp_path / "card.md").read_text(), "lovasz-softmax" in hub_card(info)
+
+
+def test_the_card_says_with_which_loss_and_weights_it_was_trained(files, tmp_path):
+    text, is_lovasz = card(files, tmp_path)
+    assert "trained with cross-entropy and the Lovász-Softmax loss," in text and is_lovasz
+    assert re.search(r"\| weight of the Lovász-Softmax loss +\| 1\.0", text)
+    text, is_lovasz = card(
+        files, tmp_path, NAME__CrossEntropyLovaszLoss="NAME: CrossEntropyDiceLoss"
+    )
+    assert "trained with cross-entropy and the soft Dice loss," in text and not is_lovasz
+    text, is_lovasz = card(files, tmp_path, LOVASZ_WEIGHT__1="LOVASZ_WEIGHT: 0")
+    assert "trained with cross-entropy, for" in text and not is_lovasz
+    text, is_lovasz = card(files, tmp_path, NAME__LovaszSemSegFPNHead="NAME: SemSegFPNHead")
+    assert "trained with cross-entropy, for" in text and not is_lovasz
+    assert "that of SemSegFPNHead" in text
+    text, is_lovasz = card(files, tmp_path, NAME__CrossEntropyLovaszLoss="NAME: MyLoss")
+    assert "Panoptic FPN for [Detectron2]" in text and "MyLoss" in text and not is_lovasz
+
+
+def test_the_card_claims_detectron2s_parameters_but_for_a_backbone_of_timm(files, tmp_path):
+    assert "those of its Panoptic FPN.\n" in card(files, tmp_path)[0]
+    timm = {"NAME__build_resnet_fpn_backbone": "NAME: build_timm_fpn_backbone"}
+    assert "Panoptic FPN, but for the backbone, which is timm's" in card(files, tmp_path, **timm)[0]
 
 
 def test_metrics_of_the_final_checkpoint_are_those_after_the_last_iteration(tmp_path):
@@ -253,6 +350,11 @@ def test_unknown_classes_are_an_error_and_no_file_is_written(training_folder, tm
     with pytest.raises(ConfigError, match=r"the classes are unknown: no classes\.json"):
         publish(tmp_path / "model_best.pth", "slim", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_the_zoo_would_not_find_is_refused(training_folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"'slim\.yaml' must not end in '\.yaml'"):
+        publish(training_folder / "model_best.pth", "slim.yaml", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "../slim", "a b", ".hidden", "ä"])

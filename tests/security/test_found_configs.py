@@ -95,7 +95,7 @@ def test_exporting_writes_the_network(model, tmp_path):
 
 
 def test_a_comparison_trains_in_its_own_folders(trap, tmp_path):
-    cfg = load_config(trap.published())
+    cfg = load_config(trap.published(), ["MODEL.DEVICE", "cpu"])
     (run,) = plan_runs(
         cfg, {"ce": {"MODEL.SEM_SEG_HEAD.LOSS.NAME": "CrossEntropyLoss"}}, [1], tmp_path / "compare"
     )

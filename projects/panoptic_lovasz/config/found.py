@@ -12,7 +12,7 @@ from ..data.register import entry_data_sets
 from ..errors import ConfigError
 from .flat import flatten
 
-__all__ = ["ALLOWED", "take_allowed"]
+__all__ = ["ALLOWED", "DATA_KEYS", "take_allowed"]
 
 # What builds the network, prepares its input, trains it and decides in tests. Everything else is
 # for the user to say: where to read and write, what to trust, what the machine is to spend.
@@ -25,7 +25,6 @@ ALLOWED = (
     "INPUT",
     "MODEL.ANCHOR_GENERATOR",
     "MODEL.BACKBONE",
-    "MODEL.DEVICE",
     "MODEL.FPN",
     "MODEL.INS_EMBED_HEAD",
     "MODEL.KEYPOINT_ON",
@@ -57,8 +56,10 @@ ALLOWED = (
     "TEST.KEYPOINT_OKS_SIGMAS",
     "TEST.PRECISE_BN",
 )
+_OF_THE_MACHINE = "MODEL.DEVICE"  # left out without a word: it says nothing about the model
 _NAMES = ("DATASETS.TRAIN", "DATASETS.TEST")
 _ENTRIES = "DATASETS.PANOPTIC"
+DATA_KEYS = (_ENTRIES, *_NAMES)
 
 
 def take_allowed(
@@ -85,9 +86,11 @@ def take_allowed(
             left_out |= {f"{key}[{n}]": reason for n, reason in enumerate(reasons) if reason}
         elif key in _NAMES and not all(map(_is_name, value if _is_list(value) else [value])):
             left_out[key] = "a name with more than letters, digits, '.', '_', '+', '-' and spaces"
-        elif key not in known or key in (*_NAMES, _ENTRIES) or _is_allowed(key):
+        elif key not in known or key in DATA_KEYS or _is_allowed(key):
             taken[key] = value
-        elif value != (list(known[key]) if isinstance(known[key], tuple) else known[key]):
+        elif key != _OF_THE_MACHINE and value != (
+            list(known[key]) if isinstance(known[key], tuple) else known[key]
+        ):
             left_out[key] = ""
     return taken, left_out
 

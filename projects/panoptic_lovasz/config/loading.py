@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import yaml
@@ -18,14 +18,14 @@ from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
 from ..checkpoint.published import read_found_config
-from ..data.class_counts import set_class_counts
+from ..data.class_counts import COUNT_KEYS, set_class_counts
 from ..data.register import register_from_config
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
 from ..modeling.backbones import set_timm_input
 from .checking import check_config
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
-from .found import take_allowed
+from .found import DATA_KEYS, take_allowed
 from .projects import add_project_configs
 
 __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
@@ -80,8 +80,10 @@ def load_found_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) 
     """Load, as :func:`load_config` does, a config that was found with weights.
 
     Nobody vouches for it, so it is taken for what it may say (:mod:`.found`): what builds the
-    network, prepares its input, trains and tests it. Where to read and write, and what to trust,
-    stays as ``opts`` or the defaults have it; one line tells what was left out.
+    network, prepares its input, trains and tests it. Where to read and write, what to trust, and
+    the device, stay as ``opts`` or the defaults have them; one line tells what was left out. Its
+    data sets are left out, too, if one here has the name or the place of one of them and is
+    another: the classes are the model's.
 
     Args:
         config_file: a YAML file that needs no other, or a published model.
@@ -109,7 +111,8 @@ def load_found_config(config_file: str | os.PathLike, opts: Sequence[Any] = ()) 
             f"or the defaults have it: {', '.join(reasons)}"
         )
     set_options(cfg, [x for pair in taken.items() for x in pair], f"config {config_file}")
-    return _complete(cfg, [list(taken)], opts)
+    found = [key for key in DATA_KEYS if key not in opts[::2]]
+    return _complete(cfg, [list(taken)], opts, found)
 
 
 def shareable(cfg: CN) -> CN:
@@ -138,22 +141,43 @@ def _import_plugins() -> None:
             ) from error
 
 
-def _complete(cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any]) -> CN:
+def _complete(
+    cfg: CN, levels: Sequence[Sequence[str]], opts: Sequence[Any], found: Sequence[str] = ()
+) -> CN:
     """Add the options, and what the data says, to a config (in place).
 
     Args:
         levels: the keys that are set by each file, a base before what inherits from it.
+        found: keys of data sets that came with weights, and give way to the data that is here.
     """
     set_options(cfg, opts, f"options {' '.join(map(str, opts))}")
-    register_from_config(cfg)
     levels = [*levels, opts[::2]]
-    if cfg.MODEL.META_ARCHITECTURE != "PanopticDeepLab":  # counts things among semantic classes
-        set_class_counts(cfg, _given(levels, "DATASETS.TRAIN"))
+    given = _given(levels, "DATASETS.TRAIN")
+    try:
+        _take_data(cfg, given)
+    except (ConfigError, DatasetError):
+        counts_are_known = "DATASETS.TRAIN" not in found or COUNT_KEYS.keys() <= given
+        if not found or not counts_are_known:
+            raise
+        logger.warning(
+            f"{' and '.join(found)} that came with {cfg.MODEL.WEIGHTS or 'the weights'} are left "
+            "out: a data set here has the name or the place of one of theirs and is another. The "
+            "model keeps its classes"
+        )
+        set_options(cfg, [x for key in found for x in (key, ())], "config")
+        _take_data(cfg, given)
     if cfg.MODEL.SEM_SEG_HEAD.NAME == "PointRendSemSegHead":
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     set_timm_input(cfg, _given(levels, "MODEL.BACKBONE.NAME", "MODEL.TIMM.NAME"))
     check_config(cfg)
     return cfg
+
+
+def _take_data(cfg: CN, given: Collection[str]) -> None:
+    """Register the data sets and take class counts from them, where these were not given."""
+    register_from_config(cfg)
+    if cfg.MODEL.META_ARCHITECTURE != "PanopticDeepLab":  # counts things among semantic classes
+        set_class_counts(cfg, given)
 
 
 def _given(levels: Sequence[Sequence[str]], *subjects: str) -> set[str]:

@@ -12,9 +12,9 @@ from ..errors import ConfigError, DatasetError
 from .classes import PanopticClasses
 from .register import EVALUATOR_TYPE, missing_json_message
 
-__all__ = ["set_class_counts"]
+__all__ = ["COUNT_KEYS", "set_class_counts"]
 
-_COUNT_KEYS = {
+COUNT_KEYS = {
     "MODEL.ROI_HEADS.NUM_CLASSES": "thing classes",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "semantic classes (stuff, and all things as one)",
 }
@@ -36,15 +36,15 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
     """
     if given is None:
         defaults = get_cfg()
-        given = [key for key in _COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
+        given = [key for key in COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         metadata = MetadataCatalog.get(name)
         if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
             missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
-            if missing_json and not set(_COUNT_KEYS) <= set(given):
+            if missing_json and not set(COUNT_KEYS) <= set(given):
                 raise DatasetError(
                     f"{missing_json_message(name, metadata.panoptic_json)}. To use a model without "
-                    f"the data, set {' and '.join(_COUNT_KEYS)}, or take the config that training "
+                    f"the data, set {' and '.join(COUNT_KEYS)}, or take the config that training "
                     "wrote into its OUTPUT_DIR"
                 )
             continue
@@ -54,14 +54,14 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
                 f"data set '{name}' has no thing category; a panoptic model needs at least one"
             )
         counts = (classes.num_things, classes.num_semantic)
-        for (key, what), count in zip(_COUNT_KEYS.items(), counts, strict=True):
+        for (key, what), count in zip(COUNT_KEYS.items(), counts, strict=True):
             if key in given and _get(cfg, key) != count:
                 raise ConfigError(
                     f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
                     f"set it to {count}, or remove the key to take the number from the data"
                 )
             _set(cfg, key, count)
-        given = list(_COUNT_KEYS)  # the next data set must agree with this one
+        given = list(COUNT_KEYS)  # the next data set must agree with this one
 
 
 def _get(cfg: CfgNode, key: str) -> int:

@@ -28,7 +28,7 @@ def save_hub_folder(
     Args:
         folder: made if it is not there; files of these names in it are replaced.
         info: what belongs to the weights.
-        weights: tensors by name, on any device.
+        weights: tensors by name, on any device and of any memory format.
     """
     from safetensors.torch import save
 
@@ -38,7 +38,7 @@ def save_hub_folder(
     del content["format"]  # says what tensors are in a safetensors file
     content |= {name: json.loads(content[name]) for name in ("classes", "metrics", "versions")}
     content["config"] = yaml.safe_load(info.config)
-    tensors = {name: value.detach().cpu().clone() for name, value in weights.items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     _write(folder / HUB_WEIGHTS, save(tensors, {"format": "pt"}))
     _write(folder / "README.md", hub_card(info).encode())
     _write(folder / HUB_CONFIG, json.dumps(content, indent=2).encode())

@@ -13,11 +13,19 @@ from tabulate import tabulate
 from ..checkpoint.published import ModelInfo, sha256_of
 from ..files import write_atomically
 from ..metrics import TITLES, averages, by_class, of_test_sets
+from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .publishing import PublishedFiles
 
 __all__ = ["hub_card", "write_model_card"]
 
-_TAGS = ["panoptic-segmentation", "detectron2", "panoptic-fpn", "lovasz-softmax"]
+_TAGS = ["panoptic-segmentation", "detectron2", "panoptic-fpn"]
+_TERMS = {  # of the losses of SEM_SEG_LOSS_REGISTRY
+    "ce": "cross-entropy",
+    "lovasz": "the Lovász-Softmax loss",
+    "jaccard": "the soft Jaccard loss",
+    "dice": "the soft Dice loss",
+    "tversky": "the Tversky loss",
+}
 
 
 def write_model_card(
@@ -44,7 +52,7 @@ def hub_card(info: ModelInfo) -> str:
         "library_name": "panoptic_lovasz",
         "pipeline_tag": "image-segmentation",
         "license": info.license.lower(),
-        "tags": _TAGS,
+        "tags": [*_TAGS, *(["lovasz-softmax"] if _TERMS["lovasz"] in _loss_terms(info) else [])],
     }
     results = [
         _hub_result(info, name, averages(metrics))
@@ -84,12 +92,27 @@ def _join(*sections: str) -> str:
 
 
 def _title(info: ModelInfo) -> str:
+    terms = _loss_terms(info)
+    loss = f", its semantic branch trained with {' and '.join(terms)}," if terms else ""
     return (
         f"# {_text(info.name)}\n\n"
-        "Panoptic FPN, its semantic branch trained with the Lovász-Softmax loss, for "
-        "[Detectron2](https://github.com/facebookresearch/detectron2). Data: "
-        f"{_text(info.dataset)}. License of the weights: {_text(info.license)}."
+        f"Panoptic FPN{loss} for [Detectron2](https://github.com/facebookresearch/detectron2). "
+        f"Data: {_text(info.dataset)}. License of the weights: {_text(info.license)}."
     )
+
+
+def _loss_terms(info: ModelInfo) -> dict[str, float]:
+    """The weights of the semantic loss's terms by their titles, without those of 0; empty if they
+    are not known: the loss or the head is not of this project."""
+    head = yaml.safe_load(info.config)["MODEL"]["SEM_SEG_HEAD"]
+    loss = head["LOSS"]
+    if head["NAME"] == "SemSegFPNHead":
+        return {_TERMS["ce"]: 1.0}
+    if head["NAME"] != "LovaszSemSegFPNHead" or loss["NAME"] not in SEM_SEG_LOSS_REGISTRY:
+        return {}
+    terms = getattr(SEM_SEG_LOSS_REGISTRY.get(loss["NAME"]), "terms", ())
+    weights = {t: loss["CE_WEIGHT" if t == "ce" else "LOVASZ_WEIGHT"] for t in terms}
+    return {_TERMS[term]: weight for term, weight in weights.items() if weight}
 
 
 def _results(info: ModelInfo) -> str:
@@ -145,19 +168,22 @@ def _stock_use(files: PublishedFiles) -> str:
     if not files.stock:
         return ""
     names = " and ".join(f"`{file.name}`" for file in files.stock)
+    backbone = yaml.safe_load(files.info.config)["MODEL"]["BACKBONE"]["NAME"]
+    but = ", but for the backbone, which is timm's" if "timm" in backbone else ""
     return f""" {names} are for
-Detectron2's own `DetectionCheckpointer`: the parameters are those of its Panoptic FPN."""
+Detectron2's own `DetectionCheckpointer`: the parameters are those of its Panoptic FPN{but}."""
 
 
 def _training(info: ModelInfo) -> str:
     config = yaml.safe_load(info.config)
-    solver, loss = config["SOLVER"], config["MODEL"]["SEM_SEG_HEAD"]["LOSS"]
+    solver, head = config["SOLVER"], config["MODEL"]["SEM_SEG_HEAD"]
+    is_ours = head["NAME"].startswith("Lovasz")  # others need not read LOSS
     rows = [
         ["iterations", solver["MAX_ITER"]],
         ["images per batch", solver["IMS_PER_BATCH"]],
         ["base learning rate", solver["BASE_LR"]],
-        ["semantic loss", loss["NAME"]],
-        ["its cross-entropy and Lovász weights", f"{loss['CE_WEIGHT']}, {loss['LOVASZ_WEIGHT']}"],
+        ["semantic loss", head["LOSS"]["NAME"] if is_ours else f"that of {head['NAME']}"],
+        *([f"weight of {term}", weight] for term, weight in _loss_terms(info).items()),
         *([f"{package}, when published", v] for package, v in info.versions.items()),
     ]
     return "## Training\n\n" + _table([[k, str(v)] for k, v in rows], ["", ""])

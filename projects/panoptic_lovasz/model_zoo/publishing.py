@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ import detectron2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.evaluation.testing import flatten_results_dict
 
 from .. import __version__
 from ..checkpoint.averaged import averaged_weights
 from ..checkpoint.folder import find_checkpoint
 from ..checkpoint.formats import read_weights
-from ..checkpoint.published import ModelInfo
+from ..checkpoint.published import ModelInfo, read_model_info
 from ..config import load_found_config, shareable
 from ..data.classes import PanopticClasses
 from ..data.register import get_panoptic_classes
@@ -56,7 +58,7 @@ def publish(
     name: str,
     output_dir: str | os.PathLike,
     *,
-    license: str = "not stated",
+    license: str | None = None,
     half: bool = False,
     stock_formats: bool = True,
     trust_weights: bool = False,
@@ -70,9 +72,10 @@ def publish(
 
     Args:
         source: see :func:`~.folder.find_checkpoint`.
-        name: letters, digits, ``.``, ``_``, ``-`` and ``+``.
+        name: letters, digits, ``.``, ``_``, ``-`` and ``+``, but not at its end ``.yaml``.
         output_dir: folder to write into; made if it is not there.
-        license: the weights' license.
+        license: the weights' license; by default what the source says, if it is a published model,
+            of which the metrics and the data set's name are kept, too.
         half: store floating-point numbers in half precision, in half the bytes; a model computes in
             single precision with them.
         stock_formats: write ``.pth`` and ``.pkl``, too.
@@ -88,12 +91,18 @@ def publish(
             f"the name {name!r} must start with a letter or digit and go on with these, '.', '_', "
             "'-' and '+'"
         )
+    if name.endswith(".yaml"):  # which names of the model zoo may have or not
+        raise ConfigError(f"the name {name!r} must not end in '.yaml': give it without")
     checkpoint = find_checkpoint(source)
     cfg = load_found_config(checkpoint.config_file)
     weights, iteration = _read_model(Path(checkpoint.weights), trust_weights, cfg.TEST.EMA)
     classes = checkpoint.classes or _classes_of_data(cfg)
     metrics = read_metrics(Path(checkpoint.weights).parent, iteration)
+    before = read_model_info(checkpoint.weights)
+    license = license or (before.license if before else "not stated")
     info = describe(cfg, name, classes=classes, metrics=metrics, license=license)
+    if before:
+        info = replace(info, metrics=before.metrics, dataset=before.dataset)
     if not info.metrics:
         logger.warning(f"results.csv has no evaluation of {checkpoint.weights}: none is published")
     if half:
@@ -106,14 +115,18 @@ def describe(
     name: str,
     *,
     classes: PanopticClasses,
-    metrics: Mapping[str, float],
+    metrics: Mapping[str, Any],
     license: str,
 ) -> ModelInfo:
     """What a model says about itself when it is shared.
 
     Args:
         cfg: its config, of which what is true on one machine only is left out.
-        name, classes, metrics, license: see :class:`ModelInfo`.
+        metrics: by name, or nested as an evaluation returns them; those that are finite are kept.
+        name, classes, license: see :class:`ModelInfo`.
+
+    Raises:
+        ConfigError: if a metric is not a number.
     """
     shared = shareable(cfg)
     shared.TEST.EMA = False  # what is shared is one set of weights
@@ -121,7 +134,7 @@ def describe(
         name=name,
         config=shared.dump(),
         classes=classes,
-        metrics=dict(metrics),
+        metrics=_finite(metrics),
         dataset=", ".join(cfg.DATASETS.TRAIN),
         license=license,
         versions=_versions(),
@@ -141,7 +154,18 @@ def read_metrics(folder: str | Path, iteration: int | None) -> dict[str, float]:
     if iteration is None:
         return {}
     done = [row for row in read_results(Path(folder)) if row.pop("iteration") == iteration + 1]
-    return {k: v for row in done for k, v in row.items() if math.isfinite(v)}
+    return _finite({k: v for row in done for k, v in row.items()})
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics by ``task/metric`` as plain numbers, without those that are NaN or infinite."""
+    numbers = {}
+    for name, value in flatten_results_dict(metrics).items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the metric {name!r} is {value!r}, expected a number") from error
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def _classes_of_data(cfg: CfgNode) -> PanopticClasses:
