@@ -251,7 +251,10 @@ ALONE = [f"{LOSS}.NAME", "LovaszSoftmaxLoss"]
         ),
         ([f"{LOSS}.NAME", "CrossEntropyLoss", f"{LOSS}.CE_WEIGHT", 0.0], r"CE_WEIGHT is 0\.0, exp"),
         ([*ALONE, f"{LOSS}.LOVASZ_WEIGHT", 0.0], r"LOVASZ_WEIGHT is 0\.0, expected .* above 0"),
-        ([*ALONE, f"{LOSS}.LOVASZ_START_ITER", 100], "LOVASZ_START_ITER is 100, expected 0 with"),
+        (
+            [*ALONE, f"{LOSS}.LOVASZ_START_ITER", 100],
+            "LOVASZ_START_ITER is 100, expected 0: without cross",
+        ),
     ],
 )
 def test_a_loss_that_would_not_be_computed_is_refused(options, message):

@@ -129,12 +129,12 @@ def _semantic_loss(cfg: CfgNode) -> Iterator[Check]:
     yield (
         f"{_LOSS}.{'CE_WEIGHT' if 'ce' in terms else 'LOVASZ_WEIGHT'}",
         lambda value: ce != 0 or region != 0,
-        f"a number above 0 with {loss.NAME}, which is 0 otherwise",
+        f"a number above 0: {loss.NAME} is 0 otherwise",
     )
     yield (
         f"{_LOSS}.LOVASZ_START_ITER",
         lambda value: value <= 0 or ce != 0,
-        f"0 with {loss.NAME} without cross-entropy, which is 0 until then",
+        f"0: without cross-entropy {loss.NAME} is 0 until then",
     )
 
 
