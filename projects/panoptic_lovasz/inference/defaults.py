@@ -8,7 +8,7 @@ from detectron2.data import MetadataCatalog
 
 from ..data import PanopticClasses
 from ..device import usable_device
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 
 __all__ = ["check_panoptic", "choose_device", "class_counts", "classes_of_config"]
 

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import ConfigError
 from .export import example_image, export_predictor
 from .exported import load_exported, merge_outputs, require
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["OnnxNetwork", "check_onnx_options"]
 
 
-def check_onnx_options(device: str | None, amp: bool) -> None:
+def check_onnx_options(device: str | torch.device | None, amp: bool) -> None:
     """Check what a user asks of the backend "onnx", before anything is built.
 
     Raises:

@@ -85,7 +85,7 @@ class PanopticPredictor:
             raise ConfigError(f"backend is {backend!r}, expected 'torch' or 'onnx'")
         check_panoptic(cfg)
         if backend == "onnx":
-            check_onnx_options(None if device is None else str(device), amp)
+            check_onnx_options(device, amp)
             device = "cpu"
         self.cfg = cfg.clone()
         self.cfg.defrost()
