@@ -112,7 +112,7 @@ def _loss_terms(info: ModelInfo) -> dict[str, float]:
         return {}
     terms = getattr(SEM_SEG_LOSS_REGISTRY.get(loss["NAME"]), "terms", ())
     weights = {t: loss["CE_WEIGHT" if t == "ce" else "LOVASZ_WEIGHT"] for t in terms}
-    return {_TERMS[term]: weight for term, weight in weights.items() if weight}
+    return {_TERMS.get(term, term): weight for term, weight in weights.items() if weight}
 
 
 def _results(info: ModelInfo) -> str:
