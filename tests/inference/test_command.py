@@ -205,14 +205,17 @@ def test_each_written_video_has_instances_followed_once_a_frame(demo, clip, monk
 
 @pytest.fixture
 def camera(photo, monkeypatch):
-    """The index of a camera that goes on for ever."""
+    """The index of a camera that goes on for longer than any test takes it."""
 
     class Camera:
+        left = 100
+
         def isOpened(self):
             return True
 
         def read(self):
-            return True, photo
+            self.left -= 1
+            return self.left >= 0, photo if self.left >= 0 else None
 
         def get(self, key):
             return 10
@@ -239,7 +242,9 @@ def press_ctrl_c(monkeypatch):
 
         monkeypatch.setattr(data_writer, "write_panoptic_png", write)
 
-    return press
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # xdist ignores it
+    yield press
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

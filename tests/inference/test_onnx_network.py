@@ -126,5 +126,7 @@ def test_the_default_device_is_the_cpu_where_the_config_names_another(
 def test_a_network_that_cannot_be_exported_is_refused(onnx_packages, tiny_cfg):
     cfg = tiny_cfg.clone()
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    with pytest.raises(ConfigError, match=r"META_ARCHITECTURE is 'GeneralizedRCNN', but only"):
+    with pytest.raises(
+        ConfigError, match=r"META_ARCHITECTURE is 'GeneralizedRCNN', which gives no"
+    ):
         PanopticPredictor(cfg, backend="onnx")
