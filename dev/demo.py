@@ -23,10 +23,12 @@ METRICS = {
 
 def run(*command: str) -> float:
     """Run a command as a user would type it; stop if it fails. Returns its seconds."""
-    print(f"\n$ {shlex.join(('python', *command))}", flush=True)
-    start = time.perf_counter()
     # The demo's own folder of data sets, whatever the user's is.
-    environment = {**os.environ, "DETECTRON2_DATASETS": "datasets"}
+    own = {"DETECTRON2_DATASETS": "datasets"} if "DETECTRON2_DATASETS" in os.environ else {}
+    settings = "".join(f"{key}={value} " for key, value in own.items())
+    print(f"\n$ {settings}{shlex.join(('python', *command))}", flush=True)
+    start = time.perf_counter()
+    environment = os.environ | own
     outcome = subprocess.run([sys.executable, *command], check=False, env=environment)
     if outcome.returncode:
         sys.exit(f"the command above failed with exit code {outcome.returncode}")

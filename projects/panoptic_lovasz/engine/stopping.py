@@ -138,12 +138,12 @@ class StopTogether(HookBase):
     def before_train(self) -> None:
         """Listen for the signal, as Python allows it in the main thread alone."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+            self._previous = signal.signal(signal.SIGTERM, self._receive) or signal.SIG_DFL
 
     def after_train(self) -> None:
         """Give the signal back."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
 
     def after_step(self) -> None:
         """Stop if any process has received the signal, or has seen a loss that is not finite.

@@ -31,8 +31,7 @@ class PanopticInstanceEvaluator(COCOEvaluator):
 
     Where the metadata names an instance JSON that is there (``json_file``: Detectron2's COCO) that
     is the ground truth; else one is derived from the panoptic PNGs and kept in ``output_dir`` for
-    the next time.
-    The AP is the official one, of pycocotools.
+    the next time. The AP is the official one, of pycocotools.
     """
 
     def __init__(

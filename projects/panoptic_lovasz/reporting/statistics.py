@@ -22,9 +22,8 @@ def write_data_statistics(file: Path, datasets: Mapping[str, Sequence[dict[str, 
     """Write images, instances and share of pixels by class as CSV.
 
     No PNG is read: pixels are those of the annotations' ``area``, and empty where one lacks it, or
-    an image its size.
-    Crowds count as pixels and images, not as instances. Data sets without panoptic annotations in
-    their dicts are left out.
+    an image its size. Crowds count as pixels and images, not as instances. Data sets without
+    panoptic annotations in their dicts are left out.
 
     Args:
         file: the CSV.

@@ -151,6 +151,12 @@ def test_a_category_that_does_not_say_whether_it_is_a_thing_is_an_error(folders)
         _convert(folders, [CATEGORIES[0], {"id": COW, "name": "cow"}])
 
 
+@pytest.mark.parametrize("category", ["grass", {"name": "grass", "isthing": 0}])
+def test_a_category_that_is_none_is_named(folders, category):
+    with pytest.raises(DatasetError, match=r"categories\[1\]"):
+        _convert(folders, [CATEGORIES[0], category])
+
+
 def test_a_label_file_that_is_damaged_is_named(folders):
     (folders / "semantic/a.png").write_bytes(b"x")
     with pytest.raises(DatasetError, match=r"semantic/a\.png cannot be read: "):

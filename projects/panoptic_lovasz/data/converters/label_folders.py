@@ -52,7 +52,6 @@ def convert_label_folders(
         DatasetError: if a file is missing or unreadable, or a semantic label is neither a category
             nor void, or both; the message names the file and the value.
     """
-    check_void_labels((c["id"] for c in categories), void_labels)
     images = Path(images)
     triples = [
         (image, semantic_file, instance_file)
@@ -80,6 +79,7 @@ def _samples(
     void_labels: Collection[int],
 ) -> Iterator[PanopticSample]:
     isthing = {c["id"]: bool(c["isthing"]) for c in categories}
+    check_void_labels(isthing, void_labels)
     with label_reader() as read_labels:
         for image_file, semantic_file, instance_file in triples:
             labels = read_labels(semantic_file, image_file)
