@@ -70,14 +70,14 @@ def measure(args, folder):
         T.ResizeShortestEdge((640, 672, 704, 736, 768, 800), 1333, "choice"),
         T.RandomFlip(),
     ]
-    common = {"is_train": True, "augmentations": augmentations, "image_format": "BGR"}
+    options = {"is_train": True, "augmentations": augmentations, "image_format": "BGR"}
     theirs = {
         mask_format: DatasetMapper(
-            **common, use_instance_mask=True, instance_mask_format=mask_format
+            **options, use_instance_mask=True, instance_mask_format=mask_format
         )
         for mask_format in ("polygon", "bitmask")
     }
-    ours = PanopticFPNDatasetMapper(**common, classes=classes)
+    ours = PanopticFPNDatasetMapper(**options, classes=classes)
     jobs = {
         "Detectron2, polygons": [(theirs["polygon"], s["polygon"]) for s in separated],
         "Detectron2, bitmasks": [(theirs["bitmask"], s["bitmask"]) for s in separated],
@@ -104,7 +104,7 @@ def _row(name, seconds):
 def _parts(ours, dicts, rounds):
     """Median time of the parts of our mapper."""
     parts = {
-        "  read the image": (detection_utils, "read_image"),
+        "  read the image": (mapper, "read_image"),
         "  read the id PNG": (mapper, "read_panoptic_png"),
         "  number the segments": (mapper, "_index_map"),
         "  augment both": (T.AugmentationList, "__call__"),
@@ -152,15 +152,15 @@ def _separate(dataset_dict, n, folder):
         polygons = [c.flatten().tolist() for c in contours if len(c) >= 3]
         rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
         x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-        common = {
+        shared = {
             "category_id": segment["category_id"],
             "iscrowd": 0,
             "bbox": [x, y, w, h],
             "bbox_mode": BoxMode.XYWH_ABS,
         }
-        annotations["bitmask"].append({**common, "segmentation": rle})
+        annotations["bitmask"].append({**shared, "segmentation": rle})
         if polygons:
-            annotations["polygon"].append({**common, "segmentation": polygons})
+            annotations["polygon"].append({**shared, "segmentation": polygons})
     png = folder / f"sem_seg_{n}.png"
     Image.fromarray(sem_seg).save(png)
     base = {k: dataset_dict[k] for k in ("file_name", "image_id", "height", "width")}

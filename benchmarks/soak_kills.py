@@ -50,7 +50,7 @@ def run_kills(kills: int, folder: Path, seed: int) -> dict:
             process.join(rng.uniform(0, seconds))
         process.kill()
         process.join()
-        torn += any(output.glob(".*.tmp"))
+        torn += any(output.glob(".*.[0-9]*.tmp*"))
         first.append(len(list(output.glob("model_*.pth"))))
         _train(output, "--resume").join()
         found = _final_weights(output)
@@ -92,7 +92,7 @@ def _run_train_net(arguments: list[str]) -> None:
 
 
 def _wait_for_writing(process: multiprocessing.Process, output: Path, iteration: int) -> None:
-    pattern = f".model_{iteration:07d}.pth.*.tmp"
+    pattern = f".model_{iteration:07d}.[0-9]*.tmp*"  # as files.replacing names it
     while process.is_alive() and not any(output.glob(pattern)):
         time.sleep(0.001)
 

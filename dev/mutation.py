@@ -22,12 +22,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTMUT = Path(sys.executable).with_name("mutmut")
-LOSSES = ["lovasz", "sorting", "counters", "fused", "kernels/torch_impl", "labels"]
-MERGING = ["merge", "kernels/merge_torch", "postprocess", "paste", "labels", "confidence"]
+LOSSES = ["lovasz", "sorting", "counters", "fused", "passes", "kernels/torch_impl", "labels"]
+LOSSES += ["regions"]
+MERGING = ["merge", "rules", "kernels/merge_torch", "postprocess", "paste", "labels"]
+MERGING += ["lazy_logits", "confidence"]
 MODULES = [f"losses/{name}.py" for name in LOSSES]
 MODULES += [f"merging/{name}.py" for name in MERGING]
 # Without those that start processes or compilers: each mutant takes a run of the tests.
 TESTS = ["test_lovasz.py", "test_counters.py", "test_fused.py", "test_loss_labels.py"]
+TESTS += ["test_regions.py"]
 TESTS = [f"losses/{name}" for name in TESTS] + ["modeling/test_losses.py", "merging"]
 KILLED = ("killed", "timeout", "segfault", "suspicious")  # the last: crashed in another way
 CONFIG = r"""[mutmut]

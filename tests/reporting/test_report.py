@@ -3,12 +3,14 @@
 import html.parser
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from panoptic_lovasz.config import load_config
 from panoptic_lovasz.data.checking.files import ImageFindings
 from panoptic_lovasz.data.checking.statistics import Statistics
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
@@ -164,6 +166,18 @@ def test_without_a_confusion_matrix_the_page_has_the_other_plots(folder):
 def test_what_a_folder_lacks_is_left_out(tmp_path):
     page = _Links(write_report_page(tmp_path))
     assert "Curves" not in page.text and "Configuration" not in page.text
+
+
+@pytest.mark.parametrize("name", ["pointrend_lovasz_R_101_FPN", "deeplab_v3_plus_lovasz_R_103"])
+def test_the_configuration_of_a_network_of_detectron2s_projects_is_told(tmp_path, name):
+    configs = Path(__file__).parents[2] / "configs" / "Cityscapes-SemanticSegmentation"
+    cfg = load_config(configs / f"{name}.yaml", ["SOLVER.MAX_ITER", 12345])
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    page = write_report_page(tmp_path).read_text()
+    changes = page[page.index("what differs from the defaults") : page.index("all of it")]
+    assert "SOLVER.MAX_ITER: 12345" in changes
+    assert "MODEL.SEM_SEG_HEAD.NAME" in changes
+    assert "MODEL.RETINANET" not in changes
 
 
 def test_two_test_sets_have_a_part_each(folder):

@@ -6,11 +6,13 @@ from .checking import check_config, check_device
 from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 from .loading import load_config, load_found_config, set_options, shareable
+from .projects import default_config
 
 __all__ = [
     "add_panoptic_lovasz_config",
     "check_config",
     "check_device",
+    "default_config",
     "flatten",
     "load_config",
     "load_found_config",

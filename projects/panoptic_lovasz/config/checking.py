@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -30,8 +30,8 @@ from ..device import usable_device
 from ..errors import ConfigError
 from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .combinations import Check, combinations
-from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
+from .projects import default_config
 
 __all__ = ["check_config", "check_device", "check_proposals"]
 
@@ -165,9 +165,7 @@ def check_device(cfg: CfgNode) -> None:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    cfg = get_cfg()
-    add_panoptic_lovasz_config(cfg)
-    return flatten(cfg)
+    return flatten(default_config())
 
 
 def _single(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Check]:

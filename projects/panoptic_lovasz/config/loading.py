@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode as CN
-from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
@@ -23,10 +22,9 @@ from ..data.register import register_from_config
 from ..errors import ConfigError, DatasetError
 from ..modeling.backbones import set_timm_input
 from .checking import check_config
-from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 from .found import DATA_KEYS, take_allowed
-from .projects import add_project_configs
+from .projects import add_project_configs, default_config
 
 __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
 
@@ -126,9 +124,7 @@ def shareable(cfg: CN) -> CN:
 
 def _default_config() -> CN:
     _import_plugins()
-    cfg = get_cfg()
-    add_panoptic_lovasz_config(cfg)
-    return cfg
+    return default_config()
 
 
 def _import_plugins() -> None:

@@ -1,4 +1,4 @@
-"""Detectron2's own projects: their keys, in the configs that use them."""
+"""The default config: Detectron2's keys, this project's, and those of Detectron2's own projects."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 from detectron2.projects.point_rend import add_pointrend_config
 
+from .defaults import add_panoptic_lovasz_config
 from .flat import flatten
 
-__all__ = ["add_project_configs"]
+__all__ = ["add_project_configs", "default_config"]
 
 # The third has the first's keys too, so it is looked at when these are known.
 _PROJECTS = (add_deeplab_config, add_pointrend_config, add_panoptic_deeplab_config)
+
+
+def default_config(keys: Iterable[str] = ()) -> CfgNode:
+    """The default values of all keys, with those of the projects whose keys are among ``keys``."""
+    cfg = get_cfg()
+    add_panoptic_lovasz_config(cfg)
+    add_project_configs(cfg, keys)
+    return cfg
 
 
 def add_project_configs(cfg: CfgNode, keys: Iterable[str]) -> None:

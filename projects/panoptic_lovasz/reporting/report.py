@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-from ..config import add_panoptic_lovasz_config, flatten
+from ..config import default_config, flatten
 from ..evaluation.pictures import read_pictures
 from ..metrics import TITLES, averages, by_class, find, interval, of_test_sets
 from ..visualization.guard import tolerate_errors
@@ -251,12 +252,9 @@ def _configuration(folder: Path) -> str:
 
 def _changes(file: Path) -> str:
     """Lines KEY: value for each key of a config that has not its default."""
-    from detectron2.config import get_cfg
-
-    defaults = get_cfg()
-    add_panoptic_lovasz_config(defaults)
+    defaults = default_config(flatten(yaml.safe_load(file.read_text())))
     cfg = defaults.clone()
-    cfg.merge_from_file(str(file))
+    cfg.merge_from_file(str(file), allow_unsafe=False)
     default_values = flatten(defaults)
     return "\n".join(
         f"{key}: {value!r}"
