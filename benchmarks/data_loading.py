@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image

@@ -161,7 +161,7 @@ def measure(workload: str, device: torch.device, threads: int, seconds: float) -
     for row, (name, call) in zip(rows, calls.items(), strict=True):
         row["peak MB"] = peak_memory(workload, name, device, threads) / 1e6
         row["/ Detectron2's"] = row["peak MB"] / rows[0]["peak MB"]
-        row["synchronisations"] = count_synchronisations(call) if device.type == "cuda" else None
+        row["synchronizations"] = count_synchronizations(call) if device.type == "cuda" else None
     return rows
 
 
@@ -199,13 +199,13 @@ def timed_rows(workload: str, wall: common.Times, cpu: common.Times) -> list[dic
             "times less CPU": base_cpu and base_cpu / common.median(cpu[name]),
             "peak MB": None,
             "/ Detectron2's": None,
-            "synchronisations": None,
+            "synchronizations": None,
         }
         for name in wall
     ]
 
 
-def count_synchronisations(call: Callable) -> int:
+def count_synchronizations(call: Callable) -> int:
     """How often a call makes the host wait for the device."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
+import math
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["keeping", "open_file", "remove_unfinished", "replacing", "write_atomically"]
+__all__ = [
+    "keeping",
+    "open_file",
+    "read_csv",
+    "remove_unfinished",
+    "replacing",
+    "write_atomically",
+    "write_bytes",
+    "write_csv",
+    "write_text",
+]
 
 
 @contextmanager
@@ -23,7 +36,7 @@ def keeping(path: str | os.PathLike) -> Iterator[None]:
         yield
     finally:
         if content is not None:
-            write_atomically(path, lambda f: f.write(content))
+            write_bytes(path, content)
 
 
 @contextmanager
@@ -57,6 +70,34 @@ def write_atomically(
         if durable:
             f.flush()
             os.fsync(f.fileno())
+
+
+def write_bytes(file_name: str | os.PathLike, content: bytes, *, durable: bool = False) -> None:
+    """Write a file as :func:`write_atomically` does."""
+    write_atomically(file_name, lambda f: f.write(content), durable=durable)
+
+
+def write_text(file_name: str | os.PathLike, content: str, *, durable: bool = False) -> None:
+    """Write a file of UTF-8 as :func:`write_atomically` does."""
+    write_bytes(file_name, content.encode(), durable=durable)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; [] if there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def write_csv(path: Path, columns: Iterable[Any], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV file atomically; None and NaN become empty fields."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([None if isinstance(v, float) and math.isnan(v) else v for v in row])
+    write_text(path, text.getvalue())
 
 
 def _short_stem(path: Path) -> str:

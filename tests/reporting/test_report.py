@@ -15,9 +15,10 @@ from panoptic_lovasz.data.checking.files import ImageFindings
 from panoptic_lovasz.data.checking.statistics import Statistics
 from panoptic_lovasz.evaluation.panoptic_quality import PanopticQuality
 from panoptic_lovasz.evaluation.report import panoptic_metrics, write_report
+from panoptic_lovasz.files import write_csv
 from panoptic_lovasz.reporting import plots, write_report_page
 from panoptic_lovasz.reporting.plots import class_bars, data_bars, save_png
-from panoptic_lovasz.reporting.records import add_result, write_csv, write_run
+from panoptic_lovasz.reporting.records import add_result, write_run
 from panoptic_lovasz.reporting.report import draw_plots
 
 NAMES = ["person", "car", "sky", "road", "<b>fence</b>"]

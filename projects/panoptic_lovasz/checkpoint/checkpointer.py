@@ -14,7 +14,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import CheckpointError
-from ..files import write_atomically
+from ..files import write_atomically, write_text
 from .averaged import averaged_weights
 from .formats import check_intact, read_weights
 from .imagenet import IMAGENET, as_backbone_weights, load_imagenet_backbone
@@ -91,7 +91,7 @@ class SafeCheckpointer(DetectionCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the last checkpoint, atomically."""
         tag = Path(self.save_dir, "last_checkpoint")
-        write_atomically(tag, lambda f: f.write(last_filename_basename.encode()), durable=True)
+        write_text(tag, last_filename_basename, durable=True)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and what else ``checkpointables`` names (everything for None).
@@ -145,9 +145,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         self._resuming = True
         try:
             return self.load(file)
+        except CheckpointError:
+            raise
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, CheckpointError):
-                raise
             raise CheckpointError(
                 f"cannot resume from {file}: what it holds of the optimizer or the schedule does "
                 f"not fit this config: {type(error).__name__}: {error}. {_ELSEWHERE}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..data.classes import PanopticClasses
 from ..errors import CheckpointError, ConfigError
-from ..files import write_atomically
+from ..files import write_text
 from .classes_json import classes_from_json, classes_to_json
 from .plain import read_text
 from .published import HUB_WEIGHTS, read_model_info
@@ -58,8 +58,7 @@ def find_checkpoint(path: str | os.PathLike) -> Checkpoint:
 
 def save_classes(folder: str | os.PathLike, classes: PanopticClasses) -> None:
     """Write the classes beside the checkpoints, so that these can be used without the data set."""
-    content = classes_to_json(classes).encode()
-    write_atomically(Path(folder) / _CLASSES, lambda f: f.write(content))
+    write_text(Path(folder) / _CLASSES, classes_to_json(classes))
 
 
 def check_same_classes(folder: str | os.PathLike, classes: PanopticClasses) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..errors import ConfigError
-from ..files import write_atomically
+from ..files import write_text
 from ..reporting.records import last_iteration
 from . import processes
 from .runs import KEY_FILE, Run, read_result
@@ -112,8 +112,8 @@ def _check_folder(run: Run) -> None:
 def _start(run: Run, *, one_thread: bool) -> subprocess.Popen:
     config_file = run.folder / "run.yaml"
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.folder / KEY_FILE, lambda f: f.write(run.key.encode()))
-    write_atomically(config_file, lambda f: f.write(run.cfg.dump().encode()))
+    write_text(run.folder / KEY_FILE, run.key)
+    write_text(config_file, run.cfg.dump())
     command = [sys.executable, "-m", "panoptic_lovasz.comparison.train", str(config_file)]
     command.append("--end-with-parent")
     return processes.start(command, run.folder / "train.log", one_thread=one_thread)

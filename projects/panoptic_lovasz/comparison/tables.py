@@ -12,10 +12,10 @@ import numpy as np
 from tabulate import tabulate
 
 from ..evaluation.images import COUNTS_FILE, in_pairs, intervals, read_counts
-from ..files import write_atomically
+from ..files import write_csv, write_text
 from ..metrics import HEADLINES, TITLES, averages, by_class, find
 from ..reporting import page, plots
-from ..reporting.records import read_results, write_csv
+from ..reporting.records import read_results
 from ..visualization.guard import tolerate_errors
 from .runs import Run, read_result
 from .statistics import Difference, Summary, paired_difference, summarize
@@ -108,7 +108,7 @@ def write_comparison(comparison: Comparison, output: Path, command: str, config:
     _write_csv(comparison, output / "comparison.csv")
     over_images = _over_images(comparison)  # takes a bootstrap for each pair
     markdown = _markdown(comparison, over_images, command)
-    write_atomically(output / "comparison.md", lambda f: f.write(markdown.encode()))
+    write_text(output / "comparison.md", markdown)
     _write_page(comparison, over_images, output / "compare.html", command, config)
     return markdown
 
@@ -276,8 +276,7 @@ def _class_plots(c: Comparison, keys: Mapping[str, str]) -> list[str]:
     svgs = []
     for loss in c.losses[1:]:
         differences = [c.difference(loss, key) for key in keys.values()]
-        if differences:
-            means, spreads = [d.mean for d in differences], [d.std for d in differences]
-            title = f"{loss} − {c.losses[0]}: mean, standard deviation"
-            svgs.append(plots.to_svg(plots.difference_bars(title, list(keys), means, spreads)))
+        means, spreads = [d.mean for d in differences], [d.std for d in differences]
+        title = f"{loss} − {c.losses[0]}: mean, standard deviation"
+        svgs.append(plots.to_svg(plots.difference_bars(title, list(keys), means, spreads)))
     return svgs

@@ -24,7 +24,7 @@ from ..config import load_config
 from ..engine import Trainer
 from ..engine.writers import peak_memory_mib
 from ..errors import ConfigError, DatasetError
-from ..files import write_atomically
+from ..files import write_text
 from ..metrics import of_test_sets
 from ..reporting.records import read_losses, read_results
 from .processes import end_with_parent
@@ -56,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer.resume_or_load(resume=True)
         folder = Path(cfg.OUTPUT_DIR)
         if trainer.start_iter == 0:
-            digest = weights_digest(trainer.model)
-            write_atomically(folder / _WEIGHTS_FILE, lambda f: f.write(digest.encode()))
+            write_text(folder / _WEIGHTS_FILE, weights_digest(trainer.model))
         trainer.train()
         _write_result(trainer, folder)
         for checkpoint in folder.glob("model_[0-9]*.pth"):
@@ -102,8 +101,7 @@ def _write_result(trainer: Trainer, folder: Path) -> None:
         "memory": kind,
         "initial_weights": weights.read_text() if weights.is_file() else None,
     }
-    content = json.dumps(record, indent=1).encode()
-    write_atomically(folder / RESULT_FILE, lambda f: f.write(content), durable=True)
+    write_text(folder / RESULT_FILE, json.dumps(record, indent=1), durable=True)
 
 
 if __name__ == "__main__":

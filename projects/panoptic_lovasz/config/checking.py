@@ -28,9 +28,9 @@ from PIL import Image
 from ..data.samplers import SAMPLERS
 from ..device import usable_device
 from ..errors import ConfigError
+from ..flat import flatten
 from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .combinations import Check, combinations
-from .flat import flatten
 from .projects import default_config
 
 __all__ = ["check_config", "check_device", "check_proposals"]

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 
 from ..data.register import entry_data_sets
 from ..errors import ConfigError
-from .flat import flatten
+from ..flat import flatten
 
 __all__ = ["ALLOWED", "DATA_KEYS", "take_allowed"]
 

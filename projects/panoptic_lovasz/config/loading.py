@@ -20,9 +20,9 @@ from ..checkpoint.published import read_found_config
 from ..data.class_counts import COUNT_KEYS, set_class_counts
 from ..data.register import register_from_config
 from ..errors import ConfigError, DatasetError
+from ..flat import flatten
 from ..modeling.backbones import set_timm_input
 from .checking import check_config
-from .flat import flatten
 from .found import DATA_KEYS, take_allowed
 from .projects import add_project_configs, default_config
 

@@ -10,8 +10,8 @@ from detectron2.projects.deeplab import add_deeplab_config
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 from detectron2.projects.point_rend import add_pointrend_config
 
+from ..flat import flatten
 from .defaults import add_panoptic_lovasz_config
-from .flat import flatten
 
 __all__ = ["add_project_configs", "default_config"]
 

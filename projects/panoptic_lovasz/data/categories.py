@@ -6,7 +6,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import DatasetError
 from ..visualization.palette import distinct_colors
@@ -114,7 +114,7 @@ def check_categories(categories: Any, source: str) -> Sequence[dict[str, Any]]:
     return categories
 
 
-def is_color(color: Any) -> bool:
+def is_color(color: Any) -> TypeGuard[Sequence[int]]:
     """Whether it is three integers in 0..255."""
     return (
         isinstance(color, (list, tuple))

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 
 from ..errors import ConfigError, DatasetError
+from ..flat import flatten
 from .classes import PanopticClasses
 from .register import EVALUATOR_TYPE, missing_json_message
 
@@ -36,7 +37,7 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
     """
     if given is None:
         defaults = get_cfg()
-        given = [key for key in COUNT_KEYS if _get(cfg, key) != _get(defaults, key)]
+        given = [key for key in COUNT_KEYS if flatten(cfg)[key] != flatten(defaults)[key]]
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         metadata = MetadataCatalog.get(name)
         if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
@@ -55,19 +56,12 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
             )
         counts = (classes.num_things, classes.num_semantic)
         for (key, what), count in zip(COUNT_KEYS.items(), counts, strict=True):
-            if key in given and _get(cfg, key) != count:
+            found = flatten(cfg)[key]
+            if key in given and found != count:
                 raise ConfigError(
-                    f"{key} is {_get(cfg, key)}, but the data set '{name}' has {count} {what}; "
+                    f"{key} is {found}, but the data set '{name}' has {count} {what}; "
                     f"set it to {count}, or remove the key to take the number from the data"
                 )
-            _set(cfg, key, count)
+            section, _, name = key.rpartition(".")
+            setattr(functools.reduce(getattr, section.split("."), cfg), name, count)
         given = list(COUNT_KEYS)  # the next data set must agree with this one
-
-
-def _get(cfg: CfgNode, key: str) -> int:
-    return functools.reduce(getattr, key.split("."), cfg)
-
-
-def _set(cfg: CfgNode, key: str, value: int) -> None:
-    *path, last = key.split(".")
-    setattr(functools.reduce(getattr, path, cfg), last, value)

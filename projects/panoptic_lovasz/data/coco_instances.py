@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DatasetError
-from .categories import check_categories
+from .categories import check_categories, is_color
 from .fault import Fault
 from .fields import check_field, check_file_name, describe_unmatched, read_json, shorten
 from .paths import Folder
@@ -123,7 +123,8 @@ class CocoInstances:
                 sound.append(category)
             except DatasetError as error:
                 self._fault(where, str(error))
-        used = {a.get("category_id") for a in annotations if isinstance(a, dict) if _is_plain(a)}
+        ids = (a.get("category_id") for a in annotations if isinstance(a, dict))
+        used = {i for i in ids if isinstance(i, (int, str))}
         root = None if self.choices.keep_root else _root(sound, used)
         if root is not None:
             self._fault(
@@ -271,19 +272,9 @@ def _root(categories: list[dict[str, Any]], used: set) -> dict[str, Any] | None:
     return None
 
 
-def _is_plain(annotation: dict[str, Any]) -> bool:
-    return isinstance(annotation.get("category_id"), (int, str))
-
-
 def _color(category: dict[str, Any]) -> dict[str, list[int]]:
     """The category's color, which some tools write as "#rrggbb"."""
     color = category.get("color")
     if isinstance(color, str) and re.fullmatch("#[0-9a-fA-F]{6}", color):
         return {"color": list(bytes.fromhex(color[1:]))}
-    if isinstance(color, list) and len(color) == 3 and all(_is_byte(v) for v in color):
-        return {"color": color}
-    return {}
-
-
-def _is_byte(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 255
+    return {"color": list(color)} if is_color(color) else {}

@@ -32,15 +32,6 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 _ORIENTATION = 274  # the EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class ImageSizeError(DatasetError):
@@ -123,9 +114,11 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
         image.load()  # before the orientation is asked for: Pillow turns TIFFs itself
     except Exception as error:  # Pillow raises errors of many types for a damaged file
         raise DatasetError(f"it cannot be read: {error}") from error
-    turn = _TURNS.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    rgb = _rgb(image)
+    return np.ascontiguousarray(turn(rgb, _orientation(image)))
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     values = np.asarray(image)
@@ -138,9 +131,9 @@ def pil_to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def turn(values: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an (H, W) map as EXIF turns the image that it belongs to; a view."""
+    """Turn an (H, W) map or (H, W, C) image as an EXIF orientation of 1 to 8 says; a view."""
     if orientation in (5, 6, 7, 8):
-        values = values.T
+        values = values.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
         values = values[:, ::-1]
     if orientation in (3, 4, 7, 8):
@@ -216,4 +209,4 @@ def _orientation(image: Image.Image) -> int:
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
     except Exception:  # damaged metadata do not spoil the pixels
         return 1
-    return value if value in _TURNS else 1
+    return value if value in range(1, 9) else 1

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DatasetError
-from ..files import replacing, write_atomically
+from ..files import replacing, write_text
 from .scene import SHAPES_CATEGORIES, draw_scene
 from .writer import PanopticSample, write_coco_panoptic
 
@@ -107,8 +107,7 @@ def _write(root: Path, parameters: dict[str, int], progress: bool) -> None:
             info={"description": "shapes", **parameters},
             progress=progress,
         )
-    content = json.dumps(parameters, indent=2).encode()
-    write_atomically(root / _MARKER, lambda f: f.write(content))
+    write_text(root / _MARKER, json.dumps(parameters, indent=2))
 
 
 def _write_images(

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DatasetError
-from ..files import write_atomically
+from ..files import write_text
 from .classes import PanopticClasses
 from .coco_panoptic import check_segment
 from .fields import check_unique, shorten
@@ -103,7 +103,7 @@ def write_coco_panoptic(
         }
         json_file.unlink(missing_ok=True)  # no JSON ever stands beside PNGs that are not its own
         _move_into(partial, panoptic_dir)
-        write_atomically(json_file, lambda f: f.write(json.dumps(content).encode()))
+        write_text(json_file, json.dumps(content))
     return len(images)
 
 

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from ..flat import flatten
 from ..reporting.records import read_results
 from .hooks import EvaluationHook, best_metric
 
@@ -53,10 +54,7 @@ def build_early_stopping(cfg: CfgNode, checkpointer: DetectionCheckpointer) -> E
         ("DATASETS.TEST", cfg.DATASETS.TEST, "a data set, for TEST.EARLY_STOPPING"),
     ):
         if not valid:
-            found = cfg
-            for part in key.split("."):
-                found = found[part]
-            raise ConfigError(f"{key} is {found!r}, expected {expected}")
+            raise ConfigError(f"{key} is {flatten(cfg)[key]!r}, expected {expected}")
     return EarlyStopping(
         cfg.TEST.EVAL_PERIOD,
         Path(cfg.OUTPUT_DIR),

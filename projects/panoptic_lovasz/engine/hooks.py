@@ -60,7 +60,9 @@ def with_output_hooks(
     *before, writer = hooks
     folder, period = Path(cfg.OUTPUT_DIR), cfg.TEST.EVAL_PERIOD
     added: list[HookBase] = [
-        d2_hooks.CallbackHook(before_train=lambda trainer: _save_classes(cfg, folder))
+        d2_hooks.CallbackHook(
+            before_train=lambda _: save_classes(folder, get_panoptic_classes(cfg.DATASETS.TRAIN))
+        )
     ]
     if cfg.DATASETS.TEST:
         added.append(ResultsTable(period, folder))
@@ -81,10 +83,6 @@ def best_metric(cfg: CfgNode) -> str:
     metric = (early.METRIC if early.ENABLED else "") or cfg.OUTPUT.BEST_METRIC
     prefix = f"{cfg.DATASETS.TEST[0]}/" if len(cfg.DATASETS.TEST) > 1 else ""
     return metric and prefix + metric
-
-
-def _save_classes(cfg: CfgNode, folder: Path) -> None:
-    save_classes(folder, get_panoptic_classes(cfg.DATASETS.TRAIN))
 
 
 class EvaluationHook(HookBase):

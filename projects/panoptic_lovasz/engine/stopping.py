@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ class LossWatch:
     """Remembers an iteration's batches and losses, to report them when one is NaN or infinite.
 
     Detectron2 looks at the losses when it logs them, in the main process; this adds no look of its
-    own, and so no synchronisation with a GPU.
+    own, and so no synchronization with a GPU.
     """
 
     def __init__(self, model: nn.Module, dump_dir: Path | None = None):
@@ -112,7 +113,7 @@ def _not_finite(losses: dict[str, Tensor] | None) -> list[str]:
     if losses is None:
         return ["the network's output is NaN or infinite"]
     values = {name: loss.item() for name, loss in losses.items()}
-    return [f"{name} is {v}" for name, v in values.items() if not abs(v) < float("inf")]
+    return [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
 
 
 class StopTogether(HookBase):

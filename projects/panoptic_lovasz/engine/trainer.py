@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from detectron2.projects.deeplab import build_lr_scheduler
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.averaged import AVERAGED_KEY
@@ -82,17 +85,17 @@ class Trainer(DefaultTrainer):
             return super().build_model(cfg)
 
     @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """Detectron2's schedules, and DeepLab's ``WarmupPolyLR``."""
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """A loader of batches mapped by :class:`PanopticFPNDatasetMapper`."""
         return build_panoptic_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         """A loader of single images, without ground truth."""
         check_proposals(cfg)  # Detectron2 unpickles them here
         mapper = PanopticFPNDatasetMapper(cfg, False)

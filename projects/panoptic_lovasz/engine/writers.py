@@ -16,6 +16,8 @@ __all__ = ["ProgressPrinter", "peak_memory_mib"]
 
 logger = logging.getLogger(__name__)
 
+_WINDOW = 20  # iterations that losses are smoothed over, as in Detectron2
+
 _SHORT = {
     "loss_sem_seg_ce": "ce",
     "loss_sem_seg_lovasz": "lovasz",
@@ -34,14 +36,12 @@ class ProgressPrinter(EventWriter):
     out what is not known, for instance the last PQ before the first evaluation.
     """
 
-    def __init__(self, max_iter: int, window_size: int = 20):
+    def __init__(self, max_iter: int):
         """
         Args:
             max_iter: iterations of the training.
-            window_size: iterations that losses are smoothed over.
         """
         self._max_iter = max_iter
-        self._window_size = window_size
 
     def write(self) -> None:
         """Log the line of this iteration."""
@@ -65,7 +65,7 @@ class ProgressPrinter(EventWriter):
 
     def _losses(self, storage: EventStorage) -> str:
         values = {
-            name: history.median(self._window_size)
+            name: history.median(_WINDOW)
             for name, history in storage.histories().items()
             if "loss" in name
         }

@@ -205,9 +205,7 @@ def _metrics(values: np.ndarray) -> np.ndarray:
 
 
 def _pq(values: np.ndarray) -> np.ndarray:
-    iou, tp, fp, fn = np.moveaxis(values[..., :4], -1, 0)
-    with np.errstate(invalid="ignore"):
-        return iou / (tp + 0.5 * fp + 0.5 * fn)
+    return Counts(*np.moveaxis(values[..., :4], -1, 0)).quality()["PQ"]
 
 
 def _iou(values: np.ndarray) -> np.ndarray:

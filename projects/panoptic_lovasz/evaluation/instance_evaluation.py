@@ -18,7 +18,7 @@ from pycocotools import mask as mask_util
 from tqdm import tqdm
 
 from ..data.id_map import find_segments
-from ..files import write_atomically
+from ..files import write_text
 from .ground_truth import PanopticGroundTruth
 
 __all__ = ["PanopticInstanceEvaluator", "derive_instances"]
@@ -105,8 +105,7 @@ def _cached_instances(gt: PanopticGroundTruth, folder: Path) -> Path:
     if comm.get_local_rank() == 0 and not path.is_file():
         logger.info(f"Deriving the instances of '{gt.name}' from its panoptic PNGs: {path}")
         folder.mkdir(parents=True, exist_ok=True)
-        content = json.dumps(derive_instances(gt)).encode()
-        write_atomically(path, lambda f: f.write(content))
+        write_text(path, json.dumps(derive_instances(gt)))
     comm.synchronize()
     return path
 

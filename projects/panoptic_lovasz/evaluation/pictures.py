@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.images import read_image
-from ..files import write_atomically
+from ..files import write_atomically, write_text
 from ..visualization import draw_comparison
 from ..visualization.guard import tolerate_errors
 from .ground_truth import PanopticGroundTruth
@@ -125,8 +125,7 @@ class EvaluationPictures:
                 for n, prediction in enumerate(predictions, start=1):
                     with tolerate_errors("a picture of the evaluation"):
                         index.append(self._save(f"{kind}_{n}.jpg", kind, prediction))
-            content = json.dumps(index, indent=1).encode()
-            write_atomically(self._folder / _INDEX, lambda f: f.write(content))
+            write_text(self._folder / _INDEX, json.dumps(index, indent=1))
 
     def _save(self, name: str, kind: str, prediction: _Prediction) -> dict[str, Any]:
         annotation = self._gt.annotations[prediction.image_id]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from ..files import write_atomically
+from ..files import write_atomically, write_csv, write_text
 from .images import (
     COUNTS_FILE,
     ImageCounts,
@@ -165,19 +163,19 @@ def write_report(quality: PanopticQuality, metrics: Mapping[str, float], folder:
         "metrics": _without_nan(metrics),
         "per_class": rows,
     }
-    _write(folder / "panoptic_quality.json", json.dumps(content, indent=1))
-    _write(folder / "panoptic_quality.csv", _csv([list(rows[0]), *(r.values() for r in rows)]))
+    write_text(folder / "panoptic_quality.json", json.dumps(content, indent=1))
+    write_csv(folder / "panoptic_quality.csv", rows[0], (r.values() for r in rows))
     images = [
         _without_nan({"image": i.name, "PQ": 100 * i.pq(), "mIoU": 100 * i.miou()})
         for i in quality.images
     ]
     images.sort(key=lambda row: (row["PQ"] is None, row["PQ"]))
-    _write(folder / "per_image.csv", _csv([("image", "PQ", "mIoU"), *(r.values() for r in images)]))
+    write_csv(folder / "per_image.csv", ("image", "PQ", "mIoU"), (r.values() for r in images))
     write_atomically(folder / COUNTS_FILE, lambda f: write_counts(f, quality.images))
     names = [*_names(quality), "void"]
     pixels = quality.confusion.sum(axis=0).tolist()
-    matrix = [[name, *row] for name, row in zip(names, pixels, strict=True)]
-    _write(folder / "confusion_matrix.csv", _csv([["ground truth", *names], *matrix]))
+    matrix = ([name, *row] for name, row in zip(names, pixels, strict=True))
+    write_csv(folder / "confusion_matrix.csv", ["ground truth", *names], matrix)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -202,13 +200,3 @@ def _table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 
 def _without_nan(record: Mapping[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in record.items()}
-
-
-def _csv(rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda f: f.write(text.encode()))

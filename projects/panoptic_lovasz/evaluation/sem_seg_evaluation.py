@@ -14,7 +14,7 @@ from detectron2.evaluation import SemSegEvaluator
 
 from ..data.classes import IGNORE_LABEL
 from ..errors import DatasetError
-from ..files import write_atomically
+from ..files import write_text
 from .ground_truth import PanopticGroundTruth
 
 __all__ = ["PanopticSemSegEvaluator"]
@@ -87,7 +87,6 @@ class PanopticSemSegEvaluator(SemSegEvaluator):
         results = super().evaluate()
         if results and self._report is not None:
             values = {k: None if np.isnan(v) else float(v) for k, v in results["sem_seg"].items()}
-            content = json.dumps(values, indent=1).encode()
             self._report.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._report, lambda f: f.write(content))
+            write_text(self._report, json.dumps(values, indent=1))
         return results

@@ -20,7 +20,7 @@ from ..data.fields import check_field, check_file_name, read_json
 from ..data.id_map import read_panoptic_png
 from ..data.paths import Folder
 from ..errors import DatasetError
-from ..files import write_atomically
+from ..files import write_text
 from .panoptic_quality import PanopticQuality
 
 __all__ = ["evaluate_submission", "write_submission_json"]
@@ -128,8 +128,7 @@ def _evaluate_chunk(
 
 def write_submission_json(path: str | os.PathLike, annotations: Sequence[dict[str, Any]]) -> None:
     """Write the JSON of a submission, whose PNGs are written already."""
-    content = json.dumps({"annotations": list(annotations)})
-    write_atomically(path, lambda f: f.write(content.encode()))
+    write_text(path, json.dumps({"annotations": list(annotations)}))
 
 
 def _find(annotation: dict[str, Any], folder: Folder, json_file: Path) -> str:

@@ -23,7 +23,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files import replacing, write_atomically
+from ..files import replacing, write_text
 from ..merging import CombineRules
 from ..modeling import PanopticLovaszFPN, logits_stride, semantic_logits
 from .exported import OUTPUTS, load_exported, require
@@ -80,8 +80,7 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
             _export(predictor.model, image, _network, write, partial)
         except Exception as error:  # any operator may fail in its own way
             raise ConfigError(_explain(predictor.model, image, write, partial, error)) from error
-    content = json.dumps(_description(predictor), indent=1).encode()
-    write_atomically(path.with_suffix(".json"), lambda f: f.write(content))
+    write_text(path.with_suffix(".json"), json.dumps(_description(predictor), indent=1))
 
 
 @torch.no_grad()

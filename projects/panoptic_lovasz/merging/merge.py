@@ -113,13 +113,11 @@ def merge_on_device(
     stuff = torch.ones(num_labels, dtype=torch.bool, device=labels.device)
     for label in {0, *rules.void_labels}:
         stuff[label : label + 1] = False
-    if stuff_wins is None:
-        free, present = passes.count_stuff(labels, owner, num_labels)
-        stuff &= present & (free.double() >= rules.stuff_area_limit)
-    else:
-        yielded = stuff_wins(owner, accepted, order)
-        free, present = passes.count_stuff(labels, owner.masked_fill(yielded, 0), num_labels)
-        stuff &= present & (free.double() >= rules.stuff_area_limit)
+    yielded = stuff_wins(owner, accepted, order) if stuff_wins else None
+    claimed = owner if yielded is None else owner.masked_fill(yielded, 0)
+    free, present = passes.count_stuff(labels, claimed, num_labels)
+    stuff &= present & (free.double() >= rules.stuff_area_limit)
+    if yielded is not None:
         owner = owner.masked_fill(yielded & stuff[labels.long()], 0)
         accepted = passes.count_stuff(owner, owner, len(order) + 1)[1][1:]
     instance_ids = accepted.cumsum(0, dtype=torch.int32) * accepted

@@ -57,19 +57,19 @@ def postprocess_panoptic(
     head_logits = HeadLogits(logits, scale, (image_size[0], image_size[1]), size)
     labels = semantic_labels(head_logits)
     instances, is_finite, usable = _rescale(detections, size)
+    summary = None
     if _waiting_is_cheap(usable):
-        flags, lost = [is_finite.item(), *usable.tolist()], True
+        flags = [is_finite.item(), *usable.tolist()]
     else:  # bet on usable boxes: then all that the host must know arrives in one copy
         result, merged = _paste_and_merge(instances, head_logits, labels, rules)
         table = torch.cat([is_finite[None], usable, merged.summary]).tolist()
         flags, summary = table[: len(usable) + 1], table[len(usable) + 1 :]
-        lost = not all(flags)
-    if lost:
-        if not flags[0]:
-            raise FloatingPointError(
-                "The detector returned boxes with infinite or NaN coordinates; were the weights "
-                "loaded, and did their training diverge?"
-            )
+    if not flags[0]:
+        raise FloatingPointError(
+            "The detector returned boxes with infinite or NaN coordinates; were the weights "
+            "loaded, and did their training diverge?"
+        )
+    if summary is None or not all(flags):
         result, merged = _paste_and_merge(instances[usable], head_logits, labels, rules)
         summary = merged.summary.tolist()
     return {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoint.published import HUB_CONFIG, HUB_WEIGHTS, ModelInfo
 from ..errors import ConfigError
-from ..files import write_atomically
+from ..files import write_bytes, write_text
 from .model_card import hub_card
 
 __all__ = ["fetch_from_hub", "save_hub_folder"]
@@ -39,13 +39,9 @@ def save_hub_folder(
     content |= {name: json.loads(content[name]) for name in ("classes", "metrics", "versions")}
     content["config"] = yaml.safe_load(info.config)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    _write(folder / HUB_WEIGHTS, save(tensors, {"format": "pt"}))
-    _write(folder / "README.md", hub_card(info).encode())
-    _write(folder / HUB_CONFIG, json.dumps(content, indent=2).encode())
-
-
-def _write(file: Path, content: bytes) -> None:
-    write_atomically(file, lambda f: f.write(content))
+    write_bytes(folder / HUB_WEIGHTS, save(tensors, {"format": "pt"}))
+    write_text(folder / "README.md", hub_card(info))
+    write_text(folder / HUB_CONFIG, json.dumps(content, indent=2))
 
 
 def fetch_from_hub(repo_id: str, revision: str | None = None) -> Path:

@@ -16,7 +16,7 @@ from iopath.common.file_io import file_lock
 from ..checkpoint.plain import parse_json
 from ..checkpoint.published import sha256_of
 from ..errors import CheckpointError, ConfigError
-from ..files import write_atomically
+from ..files import write_text
 from .publishing import PublishedFiles
 
 __all__ = ["Entry", "add_to_index", "check_below", "fetch", "project_folder", "read_index"]
@@ -131,7 +131,7 @@ def add_to_index(index_file: str | os.PathLike, files: PublishedFiles) -> None:
             content = json.loads(index_file.read_text())
         content["models"][files.info.name] = asdict(entry)
         text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-        write_atomically(index_file, lambda f: f.write(text.encode()))
+        write_text(index_file, text)
 
 
 def check_below(index_file: str | os.PathLike, folder: str | os.PathLike) -> None:

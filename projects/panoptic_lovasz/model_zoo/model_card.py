@@ -11,7 +11,7 @@ import yaml
 from tabulate import tabulate
 
 from ..checkpoint.published import ModelInfo, sha256_of
-from ..files import write_atomically
+from ..files import write_text
 from ..metrics import TITLES, averages, by_class, of_test_sets
 from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .publishing import PublishedFiles
@@ -43,7 +43,7 @@ def write_model_card(
     about = files.info
     sections = [_title(about), *shown, _results(about), _classes(about)]
     card = _join(*sections, _use(files), _training(about), _files(files))
-    write_atomically(file, lambda f: f.write(card.encode()))
+    write_text(file, card)
 
 
 def hub_card(info: ModelInfo) -> str:

@@ -30,7 +30,7 @@ from ..config import load_found_config, shareable
 from ..data.classes import PanopticClasses
 from ..data.register import get_panoptic_classes
 from ..errors import CheckpointError, ConfigError, DatasetError
-from ..files import write_atomically
+from ..files import write_bytes, write_text
 from ..reporting.records import read_results
 
 __all__ = ["PublishedFiles", "describe", "publish", "read_metrics"]
@@ -232,10 +232,10 @@ def _write(
     files = []
     for suffix, data in content.items():
         file = folder / f"{info.name}_{hashlib.sha256(data).hexdigest()[:8]}{suffix}"
-        _write_bytes(file, data)
+        write_bytes(file, data)
         files.append(file)
     config = folder / f"{info.name}.yaml"
-    _write_bytes(config, info.config.encode())
+    write_text(config, info.config)
     return PublishedFiles(info, files[0], config, tuple(files[1:]))
 
 
@@ -250,10 +250,6 @@ def _in_stock_formats(weights: dict[str, torch.Tensor]) -> dict[str, bytes]:
 
 def _as_array(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def _write_bytes(file: Path, data: bytes) -> None:
-    write_atomically(file, lambda f: f.write(data))
 
 
 def _sort_metadata(content: bytes) -> bytes:

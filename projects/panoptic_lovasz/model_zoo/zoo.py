@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from ..checkpoint import Checkpoint, SafeCheckpointer, find_checkpoint, load_wei
 from ..config import load_config, load_found_config
 from ..errors import CheckpointError, ConfigError
 from ..modeling import clear_build_errors
-from .index import fetch, project_folder, read_index
+from .index import Entry, fetch, project_folder, read_index
 
 __all__ = ["find_model", "get", "get_checkpoint", "get_config", "list"]
 
@@ -69,9 +70,10 @@ def get_config(name: str, trained: bool = False, *, zoo: Zoo = None) -> CfgNode:
             package's versions.
         DatasetError: if the config leaves the numbers of classes to a data set that is not there.
     """
-    opts = ["MODEL.WEIGHTS", get_checkpoint(name, zoo=zoo)] if trained else []
-    load = load_found_config if _key(name) in read_index(zoo) else load_config
-    return load(_config_file(name, zoo), opts)
+    entries = read_index(zoo)
+    opts = ["MODEL.WEIGHTS", _weights(name, entries)] if trained else []
+    load = load_found_config if _key(name) in entries else load_config
+    return load(_config_file(name, entries), opts)
 
 
 def get_checkpoint(name: str, *, zoo: Zoo = None) -> str:
@@ -81,16 +83,7 @@ def get_checkpoint(name: str, *, zoo: Zoo = None) -> str:
         ConfigError: if the name is unknown or has no weights.
         CheckpointError: if the file is not what the index promises.
     """
-    key, entries = _key(name), read_index(zoo)
-    if key in entries:
-        return fetch(entries[key].file, entries[key].sha256)
-    if key not in _own_configs() and key in _detectron2_names():
-        return detectron2_zoo.get_checkpoint_url(f"{key}.yaml")
-    _config_file(name, zoo)  # raises if the name is unknown
-    raise ConfigError(
-        f"'{name}' is a config without trained weights; train it, or choose one of "
-        f"{list(trained=True, zoo=zoo)}"
-    )
+    return _weights(name, read_index(zoo))
 
 
 def list(trained: bool = False, *, zoo: Zoo = None) -> builtins.list[str]:
@@ -100,8 +93,7 @@ def list(trained: bool = False, *, zoo: Zoo = None) -> builtins.list[str]:
         trained: only those with weights.
         zoo: see :func:`~.index.read_index`.
     """
-    names = {*read_index(zoo), *(n for n in _detectron2_names() if "panoptic" in n)}
-    return sorted(names if trained else names | _own_configs().keys())
+    return _names(read_index(zoo), trained)
 
 
 def find_model(path_or_name: str | os.PathLike, *, zoo: Zoo = None) -> Checkpoint:
@@ -122,24 +114,43 @@ def find_model(path_or_name: str | os.PathLike, *, zoo: Zoo = None) -> Checkpoin
         except Exception as error:  # of any type: iopath's handlers raise their own
             raise CheckpointError(f"checkpoint {name} cannot be read: {error}") from error
         return find_checkpoint(local)
-    weights = get_checkpoint(name, zoo=zoo)
-    if _key(name) in read_index(zoo):
+    entries = read_index(zoo)
+    weights = _weights(name, entries)
+    if _key(name) in entries:
         return find_checkpoint(weights)
-    return Checkpoint(weights, _config_file(name, zoo), None, is_own=True)
+    return Checkpoint(weights, _config_file(name, entries), None, is_own=True)
 
 
-def _config_file(name: str, zoo: Zoo) -> str:
-    key, entries = _key(name), read_index(zoo)
+def _weights(name: str, entries: dict[str, Entry]) -> str:
+    key = _key(name)
+    if key in entries:
+        return fetch(entries[key].file, entries[key].sha256)
+    if key not in _own_configs() and key in _detectron2_names():
+        return detectron2_zoo.get_checkpoint_url(f"{key}.yaml")
+    _config_file(name, entries)  # raises if the name is unknown
+    raise ConfigError(
+        f"'{name}' is a config without trained weights; train it, or choose one of "
+        f"{_names(entries, trained=True)}"
+    )
+
+
+def _config_file(name: str, entries: dict[str, Entry]) -> str:
+    key = _key(name)
     if key in entries:
         return fetch(entries[key].config, entries[key].config_sha256)
     if key in _own_configs():
         return str(_own_configs()[key])
     if key in _detectron2_names():
         return detectron2_zoo.get_config_file(f"{key}.yaml")
-    known = {*list(zoo=zoo), *_detectron2_names()}
+    known = {*_names(entries), *_detectron2_names()}
     similar = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"; did you mean {similar[0]}?" if similar else ""
     raise ConfigError(f"'{name}' is not a file, a folder or a name of the model zoo{hint}")
+
+
+def _names(entries: Iterable[str], trained: bool = False) -> builtins.list[str]:
+    names = {*entries, *(n for n in _detectron2_names() if "panoptic" in n)}
+    return sorted(names if trained else names | _own_configs().keys())
 
 
 def _key(name: str) -> str:

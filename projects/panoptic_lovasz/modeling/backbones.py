@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..flat import flatten
 from ..timm_models import require_timm
 
 __all__ = ["TimmBackbone", "build_timm_backbone", "build_timm_fpn_backbone", "set_timm_input"]
@@ -195,8 +196,7 @@ def _input_of(name: str) -> dict[str, Any]:
 
 
 def _check_input(cfg: CfgNode, key: str, expected: Any) -> None:
-    section, name = key.split(".")
-    found = cfg[section][name]
+    found = flatten(cfg)[key]
     same = found == expected
     if key != _FORMAT:
         same = len(found) == len(expected) and all(

@@ -113,7 +113,7 @@ class PanopticLovaszFPN(PanopticFPN):
             files = ", ".join(str(item.get("file_name", "?")) for item in batched_inputs)
             raise DatasetError(f"{error} (images of this batch: {files})") from error
 
-    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True):
+    def inference(self, batched_inputs: list[dict], do_postprocess: bool = True) -> list:
         """See ``PanopticFPN.inference``."""
         if self.combine_impl == "detectron2" or not do_postprocess:
             return super().inference(batched_inputs, do_postprocess)

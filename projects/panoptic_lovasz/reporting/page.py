@@ -12,6 +12,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..files import write_text
+
 __all__ = [
     "details",
     "figures",
@@ -24,6 +26,7 @@ __all__ = [
     "write_page",
 ]
 
+_MAX_SIDE = 1400  # pixels of an embedded picture
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2329; --soft: #5c6670; --paper: #fff; --card: #f5f6f8;
   --line: #d9dde2; --good: #1c7f4d; --bad: #b3372f; }
@@ -69,8 +72,6 @@ def write_page(path: Path, title: str, body: Iterable[str]) -> None:
         title: its heading.
         body: pieces of HTML.
     """
-    from ..files import write_atomically
-
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -80,7 +81,7 @@ def write_page(path: Path, title: str, body: Iterable[str]) -> None:
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{_text(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n"
     )
-    write_atomically(path, lambda f: f.write(text.encode()))
+    write_text(path, text)
 
 
 def section(title: str, *pieces: str) -> str:
@@ -117,11 +118,11 @@ def figures(svgs: Sequence[str]) -> str:
     return f'<div class="figures">{"".join(svgs)}</div>' if svgs else ""
 
 
-def picture(file: Path, caption: str, max_width: int = 1400) -> str:
+def picture(file: Path, caption: str) -> str:
     """An image file, embedded as JPEG."""
     with Image.open(file) as image:
         rgb = image.convert("RGB")
-    rgb.thumbnail((max_width, max_width))
+    rgb.thumbnail((_MAX_SIDE, _MAX_SIDE))
     data = io.BytesIO()
     rgb.save(data, "JPEG", quality=82)
     encoded = base64.b64encode(data.getvalue()).decode()

@@ -131,7 +131,7 @@ def difference_bars(
 ) -> Figure:
     """Horizontal bars of differences with their spread; green gains, red losses."""
     order = np.argsort(np.nan_to_num(np.asarray(means, float)))[::-1]
-    figure, axes = _figure(1.2 + 0.27 * max(len(names), 3))
+    figure, axes = _figure(_bars_height(names))
     widths = np.asarray(means, float)[order]
     colors = ["#3aa76d" if width > 0 else "#cc4b4b" for width in widths]
     error = np.nan_to_num(np.asarray(spreads, float))[order]

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically
+from ..files import read_csv, write_csv, write_text
 
 __all__ = [
-    "RUN_FILE",
     "add_result",
     "last_iteration",
-    "read_csv",
     "read_losses",
     "read_results",
     "read_run",
     "remove_results",
-    "write_csv",
     "write_run",
 ]
 
-RUN_FILE = "run.json"
+_RUN = "run.json"
 _RESULTS = "results.csv"
 _METRICS = "metrics.json"
 
 
 def write_run(folder: Path, record: Mapping[str, Any]) -> None:
     """Write what is known of a run besides its metrics (``run.json``)."""
-    content = json.dumps(record, indent=1).encode()
-    write_atomically(folder / RUN_FILE, lambda f: f.write(content))
+    write_text(folder / _RUN, json.dumps(record, indent=1))
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """What :func:`write_run` wrote; {} if there is nothing readable."""
     try:
-        return json.loads((folder / RUN_FILE).read_text())
+        return json.loads((folder / _RUN).read_text())
     except (OSError, ValueError):
         return {}
 
@@ -113,22 +107,3 @@ def last_iteration(folder: Path) -> int:
             except (ValueError, KeyError, TypeError):  # half a line
                 continue
     return 0
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header; [] if there is no such file."""
-    if not path.is_file():
-        return []
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a CSV file atomically; None and NaN become empty fields."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([None if isinstance(v, float) and math.isnan(v) else v for v in row])
-    content = text.getvalue().encode()
-    write_atomically(path, lambda f: f.write(content))

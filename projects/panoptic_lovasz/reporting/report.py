@@ -14,10 +14,11 @@ import yaml
 
 from ..config import default_config, flatten
 from ..evaluation.pictures import read_pictures
+from ..files import read_csv
 from ..metrics import TITLES, averages, by_class, find, interval, of_test_sets
 from ..visualization.guard import tolerate_errors
 from . import page, plots
-from .records import read_csv, read_losses, read_results, read_run
+from .records import read_losses, read_results, read_run
 
 __all__ = ["draw_plots", "write_report_page"]
 
@@ -71,8 +72,9 @@ def draw_plots(folder: Path) -> None:
     target = folder / "plots"
     target.mkdir(exist_ok=True)
     made = {"losses": lambda: _loss_curves(folder), "evaluation": lambda: _metric_curves(folder)}
-    for dataset in _datasets(folder):
-        prefix = "" if len(_datasets(folder)) == 1 else f"{dataset.name}_"
+    datasets = _datasets(folder)
+    for dataset in datasets:
+        prefix = "" if len(datasets) == 1 else f"{dataset.name}_"
         for name, draw in _evaluation_plots(dataset).items():
             made[prefix + name] = draw
     for name, draw in made.items():

@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from ..data import PanopticClasses
 from ..data.checking.files import ImageFindings
 from ..data.checking.statistics import Statistics
-from .records import write_csv
+from ..files import write_csv
 
 __all__ = ["write_data_statistics"]
 

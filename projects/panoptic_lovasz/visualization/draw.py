@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,9 @@ from .index_map import index_map
 from .labels import Label, draw_labels, font_size_for, legend_strip, title_bar
 from .palette import class_colors, class_names, shade
 from .tracker import InstanceTracker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["draw_comparison", "draw_panoptic"]
 
@@ -28,9 +32,9 @@ _VOID = (96, 96, 100)
 
 def draw_panoptic(
     image: np.ndarray,
-    panoptic_seg,
+    panoptic_seg: np.ndarray | Tensor,
     segments_info: Sequence[dict],
-    metadata=None,
+    metadata: Any = None,
     *,
     alpha: float = 0.55,
     scale: int | None = None,
@@ -80,7 +84,7 @@ def draw_panoptic(
 def draw_comparison(
     image: np.ndarray,
     panels: Sequence[tuple[str, np.ndarray, Sequence[dict]]],
-    metadata=None,
+    metadata: Any = None,
     *,
     alpha: float = 0.55,
     scale: int | None = None,
@@ -102,6 +106,9 @@ def draw_comparison(
 
     Returns:
         uint8 (H', W', 3), RGB.
+
+    Raises:
+        ValueError: see :func:`draw_panoptic`.
     """
     tracker = tracker or InstanceTracker()
     checked = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -30,12 +32,14 @@ _VIVID = ((54.0, 65.0, 76.0), (15.0, 20.0, 25.0))
 _CALM = ((50.0, 62.0, 74.0, 86.0), (4.0, 7.5, 11.0))
 
 
-def class_names(metadata, isthing: bool) -> list[str]:
+def class_names(metadata: Any, isthing: bool) -> list[str]:
     """Names of the thing or the stuff classes of a ``Metadata`` or dict (empty if unknown)."""
     return list(_get(metadata, "thing_classes" if isthing else "stuff_classes"))
 
 
-def class_colors(metadata, num_things: int = 0, num_stuff: int = 0):
+def class_colors(
+    metadata: Any, num_things: int = 0, num_stuff: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """One RGB color per class: the data set's own where it has them, else a generated one.
 
     Args:
@@ -84,7 +88,7 @@ def distinct_colors(num: int, *, vivid: bool, taken: tuple = ()) -> np.ndarray:
     return np.resize(np.array(picked, dtype=np.uint8), (num, 3))  # with hundreds, some come again
 
 
-def shade(color, index: int) -> np.ndarray:
+def shade(color: Sequence[int], index: int) -> np.ndarray:
     """The class's color for its instance number ``index``: same family, other lightness and hue.
 
     Number 0 keeps the color itself. Consecutive numbers are far apart (van der Corput sequence).
@@ -103,7 +107,7 @@ def shade(color, index: int) -> np.ndarray:
     return _to_rgb(np.array([[lightness, *turned]]))[0]
 
 
-def text_color(background) -> tuple[int, int, int]:
+def text_color(background: Sequence[int]) -> tuple[int, int, int]:
     """Black or white, whichever reads better on the background.
 
     White up to a relative luminance of 0.28: the WCAG 2 formula's own crossing, 0.18, puts black on

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatasetError
-from ...files import replacing, write_atomically
+from ...files import replacing, write_text
 from ..fields import check_file_name
 from ..id_map import VOID, read_panoptic_png, write_panoptic_png
 from ..paths import Folder
@@ -60,7 +60,7 @@ def repair_coco_panoptic(
         content["annotations"][n] = {**annotation, "file_name": name, "segments_info": segments}
     if needs_pngs:
         _write_pngs(report, folder, fixed_panoptic)
-    write_atomically(fixed_json, lambda f: f.write(json.dumps(content).encode()))
+    write_text(fixed_json, json.dumps(content))
     return fixed_json, fixed_panoptic if needs_pngs else panoptic
 
 

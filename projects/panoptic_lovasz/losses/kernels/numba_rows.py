@@ -30,7 +30,7 @@ _PIXEL = 1 << RESIDUAL_TOTAL_BITS
 _jit = functools.partial(jit, fastmath={"contract", "nsz"})
 
 
-# Comparisons are written so that NaN passes _exp and stops at _quantise, which gives indices.
+# Comparisons are written so that NaN passes _exp and stops at _quantize, which gives indices.
 
 
 @_jit
@@ -51,7 +51,7 @@ def _exp(x):
 
 
 @_jit
-def _quantise(error, num_bins):
+def _quantize(error, num_bins):
     """Bin and residual of an error, those of :func:`.counters.bin_errors`; NaN as 0."""
     scaled = error * np.float32(num_bins)
     scaled = scaled if scaled > _ZERO else _ZERO
@@ -98,7 +98,7 @@ def _count_class(values, inverse, packed, counters):
     """Add the pixels' probabilities, ``values * inverse``, to the counters of one class."""
     num_bins = counters.shape[0]
     for j in range(values.shape[0]):
-        bin_, residual = _quantise(values[j] * inverse[j], num_bins)
+        bin_, residual = _quantize(values[j] * inverse[j], num_bins)
         packed[j] = bin_ * _PACK + residual
     for j in range(values.shape[0]):
         value = np.uint32(packed[j])
@@ -110,7 +110,7 @@ def _weigh_class(p, weights, bins, weighted, total):
     """weighted = p times the weight of p's bin; added to ``total``."""
     num_bins = weights.shape[0]
     for j in range(p.shape[0]):
-        bins[j], _ = _quantise(p[j], num_bins)
+        bins[j], _ = _quantize(p[j], num_bins)
     for j in range(p.shape[0]):
         weighted[j] = weights[np.uint32(bins[j])]
     for j in range(p.shape[0]):
@@ -223,7 +223,7 @@ def count_rows(
                 sums[row, 1] += ce_weights[label]
                 total[j] = _ONE / total[j]
                 if active[label]:
-                    bin_, residual = _quantise(_ONE - values[label, j] * total[j], num_bins)
+                    bin_, residual = _quantize(_ONE - values[label, j] * total[j], num_bins)
                     counters[label, 1, bin_] += _PIXEL + residual
                     # The next loop, free of branches, counts it as background with error 0.
                     values[label, j] = _ZERO
@@ -288,7 +288,7 @@ def weigh_rows(
                 p[label, j] = own[j]
                 slope = _ZERO
                 if active[label]:
-                    bin_, _ = _quantise(_ONE - own[j], num_bins)
+                    bin_, _ = _quantize(_ONE - own[j], num_bins)
                     slope = -own[j] * weights[label, 1, bin_]
                 weighted[label, j] = slope - ce_weights[label]
                 factor[j] = ce_weights[label] - (factor[j] + slope)
