@@ -182,11 +182,12 @@ def test_data_removed_during_training_is_one_error_that_names_the_file(
 
 def test_a_worker_that_dies_is_one_error_wherever_the_loop_is(cfg):
     cfg.DATALOADER.NUM_WORKERS = 2
+    before = set(multiprocessing.active_children())  # of other tests' loaders
     loader = iter(build_panoptic_train_loader(cfg))
     next(loader)
     died = pytest.raises(OSError, match=r"a process that loads data died: .*NUM_WORKERS")
     with died, clear_loader_errors():
-        multiprocessing.active_children()[0].kill()
+        (set(multiprocessing.active_children()) - before).pop().kill()
         time.sleep(5)  # a long step
 
 
