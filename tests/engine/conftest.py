@@ -71,11 +71,11 @@ def make_trainer(command, monkeypatch):
     """Function that makes a trainer in this process, for OUTPUT_DIR and some options."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(command.datasets))
 
-    def make(output, *options, resume=False):
+    def make(output, *options, resume=False, trainer_class=Trainer):
         quick = ["SOLVER.MAX_ITER", 3, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 0.001]
         quick += ["INPUT.MIN_SIZE_TRAIN", (64,), "OUTPUT.PLOTS", False, "OUTPUT.NUM_PICTURES", 0]
         cfg = load_config(command.config, [*quick, "OUTPUT_DIR", str(output), *options])
-        trainer = Trainer(cfg)
+        trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=resume)
         return trainer
 

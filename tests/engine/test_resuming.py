@@ -1,8 +1,12 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from detectron2.data import transforms as T
 
+from panoptic_lovasz import Trainer
+from panoptic_lovasz.data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from panoptic_lovasz.engine.stopping import interrupted_marker
 
 RUN = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()")
@@ -69,3 +73,38 @@ def test_sigterm_to_all_processes_saves_the_iteration_and_the_next_start_resumes
     command.train(tmp_path, *options)
     assert not interrupted_marker(tmp_path).exists()
     _assert_same_bits(_final(tmp_path), _final(uninterrupted))
+
+
+class _OwnMapper(Trainer):
+    """With the mapper of a user's own, as in Detectron2's examples."""
+
+    @classmethod
+    def build_train_loader(cls, cfg, start_iter=0):
+        mapper = PanopticFPNDatasetMapper(cfg, True, augmentations=[_Gray()])
+        return build_panoptic_train_loader(cfg, mapper=mapper, start_iter=start_iter)
+
+
+class _Stock(_OwnMapper):
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return super().build_train_loader(cfg)
+
+
+class _Gray(T.Augmentation):
+    def get_transform(self, image):
+        return T.ColorTransform(lambda pixels: np.full_like(pixels, 128))
+
+
+@pytest.mark.parametrize("trainer_class", [_OwnMapper, _Stock])
+def test_a_resumed_trainer_with_a_loader_of_its_own_goes_on_with_it(
+    make_trainer, no_evaluation, tmp_path, caplog, trainer_class
+):
+    options = ["SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1]
+    make_trainer(tmp_path, *options, trainer_class=trainer_class).train()
+    (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    trainer = make_trainer(tmp_path, *options, resume=True, trainer_class=trainer_class)
+    assert trainer.start_iter == 1
+    batch = next(trainer._trainer._data_loader_iter)
+    assert all((item["image"] == 128).all() for item in batch)
+    begins_anew = "build_train_loader takes no start_iter" in caplog.text
+    assert begins_anew == (trainer_class is _Stock)

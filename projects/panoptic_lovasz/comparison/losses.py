@@ -25,10 +25,6 @@ LOSSES: dict[str, dict[str, Any]] = {
         f"{_LOSS}.NAME": "CrossEntropyLovaszLoss",
         f"{_LOSS}.PER_IMAGE": True,
     },
-    "ce+lovasz-global": {
-        f"{_LOSS}.NAME": "CrossEntropyLovaszLoss",
-        f"{_LOSS}.GLOBAL_BATCH": True,
-    },
     "ce+lovasz-equibatch": {
         f"{_LOSS}.NAME": "CrossEntropyLovaszLoss",
         "DATALOADER.SAMPLER_TRAIN": "EquiBatchSampler",

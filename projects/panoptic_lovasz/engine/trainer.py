@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import weakref
 from collections.abc import Iterable
@@ -90,9 +91,17 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """A loader of batches mapped by :class:`PanopticFPNDatasetMapper`."""
-        return build_panoptic_train_loader(cfg)
+    def build_train_loader(
+        cls, cfg: CfgNode, start_iter: int = 0
+    ) -> Iterable[list[dict[str, Any]]]:
+        """A loader of batches mapped by :class:`PanopticFPNDatasetMapper`.
+
+        Args:
+            cfg: the config.
+            start_iter: number of batches that a resumed run has seen. One of your own that does not
+                take it begins anew with every resume, as Detectron2's does.
+        """
+        return build_panoptic_train_loader(cfg, start_iter=start_iter)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
@@ -215,9 +224,15 @@ class Trainer(DefaultTrainer):
         if self.start_iter == self.max_iter:  # killed after its last checkpoint, before this one
             self.checkpointer.save("model_final", iteration=self.max_iter - 1)
         if self.start_iter > 0:
-            batches_done = self.start_iter * self.cfg.SOLVER.ACCUMULATE_STEPS
-            loader = build_panoptic_train_loader(self.cfg, start_iter=batches_done)
-            reset_data_loader(self._trainer, loader)
+            self._skip_seen_batches()
+
+    def _skip_seen_batches(self) -> None:
+        if "start_iter" not in inspect.signature(self.build_train_loader).parameters:
+            logger.warning("build_train_loader takes no start_iter: the data begin anew")
+            return
+        batches_done = self.start_iter * self.cfg.SOLVER.ACCUMULATE_STEPS
+        loader = self.build_train_loader(self.cfg, start_iter=batches_done)
+        reset_data_loader(self._trainer, loader)
 
     def state_dict(self) -> dict:
         """The trainer's state with the optimizer's, which Detectron2 0.6 leaves out."""

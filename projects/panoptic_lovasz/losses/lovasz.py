@@ -147,7 +147,7 @@ def lovasz_sigmoid(
 
     The extension of the Jaccard loss (equation 7) at the errors ``|target - sigmoid(logit)|``,
     averaged over maps: in linear time, since they lie in [0, 1] and can be binned. A map is the
-    first of two classes' softmax with a logit of 0 for the background.
+    second of two classes' softmax with a logit of 0 for the background.
 
     Args:
         logits: of any floating dtype. (B, *spatial) for one map per image, or per mask in case of
