@@ -62,6 +62,6 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
                     f"{key} is {found}, but the data set '{name}' has {count} {what}; "
                     f"set it to {count}, or remove the key to take the number from the data"
                 )
-            section, _, name = key.rpartition(".")
-            setattr(functools.reduce(getattr, section.split("."), cfg), name, count)
+            section, _, last = key.rpartition(".")
+            setattr(functools.reduce(getattr, section.split("."), cfg), last, count)
         given = list(COUNT_KEYS)  # the next data set must agree with this one
