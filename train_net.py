@@ -23,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import Trainer, launch, load_config
 from panoptic_lovasz.engine import check_resumable
+from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.files import keeping
 from panoptic_lovasz.tools import cli
 
@@ -47,6 +48,8 @@ def setup(args):
 def main(args):
     cfg = setup(args)
     if args.eval_only:
+        if not cfg.DATASETS.TEST:
+            raise ConfigError("DATASETS.TEST is empty, expected the data sets to evaluate on")
         model = Trainer.build_model(cfg)
         checkpointer = Trainer.build_checkpointer(cfg, model, averaged=cfg.TEST.EMA, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

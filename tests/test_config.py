@@ -6,8 +6,9 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
-from panoptic_lovasz import add_panoptic_lovasz_config, load_config
-from panoptic_lovasz.config import check_config, check_device, defaults
+from panoptic_lovasz import Trainer, add_panoptic_lovasz_config, load_config
+from panoptic_lovasz.comparison.runs import plan_runs
+from panoptic_lovasz.config import check_config, check_device, check_effects, defaults
 from panoptic_lovasz.data import make_shapes
 from panoptic_lovasz.errors import ConfigError, DatasetError
 from panoptic_lovasz.modeling import clear_build_errors
@@ -215,10 +216,8 @@ def test_options_that_do_not_fit_are_an_error(write):
         ("SOLVER.STEPS", "(3, 2)", "iterations in increasing order"),
         ("SOLVER.IMS_PER_BATCH", "0", "a number above 0"),
         ("SOLVER.ACCUMULATE_STEPS", "0", "a number above 0"),
-        ("SOLVER.OPTIMIZER", "ADAM", "'SGD': another optimizer is a choice of Panoptic-DeepLab"),
         ("MODEL.MASK_ON", "False", "True: a panoptic segmentation is made of masks"),
         ("MODEL.KEYPOINT_ON", "True", "False: panoptic data has no keypoints"),
-        ("MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", "1.0", "0 with MODEL.ROI_MASK_HEAD.NAME 'MaskRCNN"),
         ("MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", "-1.0", "a number not below 0"),
         ("MODEL.PANOPTIC_FPN.COMBINE.MARGIN", "-3.0", "a number from 0 to 1"),
         ("MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS", "['road']", "labels of the semantic head, from"),
@@ -249,6 +248,18 @@ ALONE = [f"{LOSS}.NAME", "LovaszSoftmaxLoss"]
             ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", f"{LOSS}.NAME", "CrossEntropyDiceLoss"],
             "LOSS.NAME is 'CrossEntropyDiceLoss', expected .* with the head 'SemSegFPNHead'",
         ),
+        (
+            ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead", f"{LOSS}.LOVASZ_WEIGHT", 3.0],
+            r"LOSS.LOVASZ_WEIGHT is 3\.0, expected 1\.0, its default, with the head 'SemSegFPN",
+        ),
+        (
+            ["MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT", 1.0],
+            r"LOVASZ_WEIGHT is 1\.0, expected 0 with MODEL.ROI_MASK_HEAD.NAME 'MaskRCNN",
+        ),
+        (
+            ["SOLVER.OPTIMIZER", "ADAM"],
+            "'ADAM', expected 'SGD': another optimizer is a choice of Panoptic-DeepLab",
+        ),
         ([f"{LOSS}.NAME", "CrossEntropyLoss", f"{LOSS}.CE_WEIGHT", 0.0], r"CE_WEIGHT is 0\.0, exp"),
         ([*ALONE, f"{LOSS}.LOVASZ_WEIGHT", 0.0], r"LOVASZ_WEIGHT is 0\.0, expected .* above 0"),
         (
@@ -257,22 +268,40 @@ ALONE = [f"{LOSS}.NAME", "LovaszSoftmaxLoss"]
         ),
     ],
 )
-def test_a_loss_that_would_not_be_computed_is_refused(options, message):
+def test_what_would_have_no_effect_on_a_training_is_refused_there_and_there_alone(options, message):
     config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    cfg = load_config(config, [*WITHOUT_DATA, *options])  # what was trained so predicts as ever
     with pytest.raises(ConfigError, match=message):
-        load_config(config, [*WITHOUT_DATA, *options])
+        Trainer(cfg)
+    cfg.DATASETS.TEST = ("some",)
+    with pytest.raises(ConfigError, match=message):
+        plan_runs(cfg, {"as it is": {}}, [1], Path("output"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [f"{LOSS}.CE_WEIGHT", 0.0, f"{LOSS}.LOVASZ_WEIGHT", 0.0],
+        ["MODEL.PANOPTIC_FPN.COMBINE.VOID_LABELS", [60]],
+        ["INPUT.GAUSSIAN_SIGMA", 10],  # of Panoptic-DeepLab, which sets another optimizer
+    ],
+)
+def test_keys_of_parts_that_a_network_does_not_have_are_not_looked_at(options):
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    network = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]
+    check_effects(load_config(config, [*WITHOUT_DATA, *network, *options]))
 
 
 def test_heads_that_read_the_keys_of_the_losses_may_have_them():
     config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
     mask = "MODEL.ROI_MASK_HEAD"
-    load_config(
-        config, [*WITHOUT_DATA, f"{mask}.NAME", "LovaszMaskHead", f"{mask}.LOVASZ_WEIGHT", 1.0]
-    )
-    load_config(config, [*WITHOUT_DATA, f"{LOSS}.LOVASZ_START_ITER", 100])
+    own = [f"{mask}.NAME", "LovaszMaskHead", f"{mask}.LOVASZ_WEIGHT", 1.0]
+    check_effects(load_config(config, [*WITHOUT_DATA, *own]))
+    check_effects(load_config(config, [*WITHOUT_DATA, f"{LOSS}.LOVASZ_START_ITER", 100]))
     # DeepLab's head has a cross-entropy of its own, which this one joins
     deeplab = PROJECT / "configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_lovasz_R_103.yaml"
-    load_config(deeplab, [*WITHOUT_DATA, *ALONE, f"{LOSS}.LOVASZ_START_ITER", 100])
+    options = [*WITHOUT_DATA, *ALONE, f"{LOSS}.LOVASZ_START_ITER", 100]
+    check_effects(load_config(deeplab, options))
 
 
 def test_rules_of_merging_that_detectron2s_architecture_would_ignore_are_refused():

@@ -254,6 +254,8 @@ def test_weights_that_fit_in_part_are_a_start_but_not_complete(tmp_path):
     _checkpointer(tmp_path).load(str(tmp_path / "part.pth"))
     with pytest.raises(CheckpointError, match="bias is missing"):
         SafeCheckpointer(nn.Linear(1, 1), complete=True).load(str(tmp_path / "part.pth"))
+    with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS is empty"):
+        SafeCheckpointer(nn.Linear(1, 1), complete=True).resume_or_load("")
 
 
 def test_weights_of_other_classes_initialize_all_but_the_heads_and_the_log_lists_these(

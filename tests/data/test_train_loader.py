@@ -3,6 +3,7 @@ import multiprocessing
 import random
 import re
 import shutil
+import subprocess
 import time
 
 import numpy as np
@@ -189,6 +190,21 @@ def test_a_worker_that_dies_is_one_error_wherever_the_loop_is(cfg):
     with died, clear_loader_errors():
         (set(multiprocessing.active_children()) - before).pop().kill()
         time.sleep(5)  # a long step
+
+
+def test_a_worker_leaves_the_signals_of_a_cluster_to_the_main_process_but_ends_at_its_own(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    before = set(multiprocessing.active_children())
+    loader = iter(build_panoptic_train_loader(cfg))
+    next(loader)
+    (worker,) = set(multiprocessing.active_children()) - before
+    for _ in range(2):  # as torchrun sends it: to the process, and to its group
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    for _ in range(5):
+        next(loader)
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def test_a_worker_that_dies_while_it_sends_a_batch_is_the_same_error(cfg, monkeypatch):

@@ -13,6 +13,7 @@ from detectron2.engine.hooks import CallbackHook
 from programs import workers
 
 from panoptic_lovasz.engine.launch import _sigterm_for_workers
+from panoptic_lovasz.errors import NonFiniteLossError
 
 PROGRAM = Path(__file__).with_name("other_on_one_rank.py")
 RUN = ("DATASETS.TEST", "()")
@@ -47,6 +48,15 @@ def test_sigterm_in_the_last_iteration_leaves_the_evaluation_to_the_next_start(
     assert stopped.value.code == 0 and no_evaluation == []
     make_trainer(tmp_path).train()
     assert len(no_evaluation) == 1
+
+
+def test_a_loss_that_is_not_finite_in_the_last_iteration_is_not_evaluated(
+    make_trainer, no_evaluation, tmp_path
+):
+    trainer = make_trainer(tmp_path, "SOLVER.MAX_ITER", 1, "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT", 1e39)
+    with pytest.raises(NonFiniteLossError, match="iteration 0"):
+        trainer.train()
+    assert no_evaluation == []
 
 
 def test_a_training_in_another_thread_than_the_main_one_does_without_the_signal(

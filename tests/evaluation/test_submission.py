@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_the_command_tells_two_models_apart_by_their_images(submission, capsys):
     edit(submission / "gt.json", lambda c: c["annotations"].pop())
     assert main(perfect) == 1
     assert "on the same images only" in capsys.readouterr().err
+
+
+def test_submissions_of_which_one_has_its_pngs_in_folders_are_compared(submission, capsys):
+    files = [str(submission / "pred.json"), str(submission / "gt.json")]
+    assert main([*files, "--output", str(submission / "flat")]) == 0
+    names = [a["file_name"] for a in json.loads(Path(files[0]).read_text())["annotations"]]
+    for n, name in enumerate(names):
+        nested = submission / "pred" / f"city_{n}" / name
+        nested.parent.mkdir()
+        (submission / "pred" / name).rename(nested)
+
+    def move(content):
+        for n, annotation in enumerate(content["annotations"]):
+            annotation["file_name"] = f"city_{n}/{annotation['file_name']}"
+
+    edit(submission / "pred.json", move)
+    capsys.readouterr()
+    assert main([*files, "--against", str(submission / "flat")]) == 0
+    assert "Difference to the other evaluation" in capsys.readouterr().out
 
 
 def test_links_that_lead_out_are_followed_if_asked_for(submission, tmp_path, capsys):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from panoptic_lovasz import load_config
 from panoptic_lovasz.checkpoint import find_checkpoint, read_model_info
 from panoptic_lovasz.data import register_coco_panoptic
-from panoptic_lovasz.errors import CheckpointError, ConfigError
+from panoptic_lovasz.errors import CheckpointError, ConfigError, DatasetError
 from panoptic_lovasz.inference import PanopticPredictor
 from panoptic_lovasz.model_zoo import publish
 from panoptic_lovasz.model_zoo.model_card import hub_card, write_model_card
@@ -149,6 +149,13 @@ def test_data_of_the_same_name_with_other_classes_does_not_keep_a_model_from_its
     assert predictor(PHOTO).segment_map.shape == PHOTO.shape[:2]
     (line,) = [m for m in caplog.messages if "a data set here has the name" in m]
     assert "DATASETS.TRAIN" in line and predictor.cfg.MODEL.WEIGHTS in line
+    assert "shapes_train" in line.partition("cannot be read: ")[2] or clash == "place"
+    weights = predictor.cfg.MODEL.WEIGHTS
+    with pytest.raises((ConfigError, DatasetError)):  # what the user sets is not left out
+        load_config(weights, ["MODEL.ROI_HEADS.NUM_CLASSES", 9])
+    again = publish(weights, "again", tmp_path / "again", stock_formats=False).info
+    assert yaml.safe_load(again.config)["DATASETS"]["PANOPTIC"] == [entry]
+    assert again.dataset == files.info.dataset
 
 
 def test_data_that_the_user_names_decides_the_classes_of_a_training_from_a_model(

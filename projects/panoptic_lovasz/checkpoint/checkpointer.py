@@ -98,7 +98,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
         Args:
             path: a file, a URL that iopath knows, or "imagenet://NAME" for the backbone's ImageNet
-                weights; nothing is loaded if it is empty.
+                weights; nothing is loaded if it is empty, unless the weights must be complete.
 
         Raises:
             CheckpointError: if the weights cannot be had, are unsafe or damaged, not those of this
@@ -106,6 +106,8 @@ class SafeCheckpointer(DetectionCheckpointer):
                 they are not.
         """
         self._path = path
+        if not path and self._complete:
+            raise CheckpointError("MODEL.WEIGHTS is empty, expected the weights of a trained model")
         if path.startswith(IMAGENET):
             self.logger.info(f"Loading ImageNet weights {path}")
             checkpoint = {"model": load_imagenet_backbone(self.model, path.removeprefix(IMAGENET))}

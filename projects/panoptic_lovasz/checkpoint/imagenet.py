@@ -148,7 +148,8 @@ def create_imagenet_model(name: str, **options: Any) -> nn.Module:
 
 def _create_with(weights: dict[str, Tensor], name: str, **options: Any) -> nn.Module:
     """The timm model with weights that are those of the whole model."""
-    if options.get("features_only"):  # timm warns of what there is no place for
+    # EfficientNet's head, of which timm would warn; elsewhere a bn2 may be another
+    if options.get("features_only") and f"{_HEAD[0]}weight" in weights:
         weights = {k: v for k, v in weights.items() if not k.startswith(_HEAD)}
     source = {"state_dict": dict(weights)}  # from which timm removes some
     timm = require_timm(name)

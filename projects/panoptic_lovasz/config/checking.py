@@ -30,10 +30,10 @@ from ..device import usable_device
 from ..errors import ConfigError
 from ..flat import flatten
 from ..modeling import SEM_SEG_LOSS_REGISTRY
-from .combinations import Check, combinations
+from .combinations import Check, combinations, effects
 from .projects import default_config
 
-__all__ = ["check_config", "check_device", "check_proposals"]
+__all__ = ["check_config", "check_device", "check_effects", "check_proposals"]
 
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 _POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
@@ -129,14 +129,26 @@ def check_config(cfg: CfgNode) -> None:
     """
     values, defaults = flatten(cfg), _defaults()
     # one after the other: combinations take it that each value can be used by itself
-    checks = itertools.chain(_single(values, defaults), _lists(cfg), combinations(cfg))
-    for key, valid, expected in checks:
-        if not valid(values[key]):
-            raise ConfigError(f"{key} is {values[key]!r}, expected {expected}")
+    _raise_first(values, _single(values, defaults), _lists(cfg), combinations(cfg))
     check_proposals(cfg)
     loss = SEM_SEG_LOSS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.LOSS.NAME)
     if hasattr(loss, "from_config"):
         loss.from_config(cfg)  # a loss knows best what its options may be
+
+
+def check_effects(cfg: CfgNode) -> None:
+    """Check, of a checked config, that what is set for a training has an effect on it.
+
+    Raises:
+        ConfigError: one line with the key, the value and what has an effect.
+    """
+    _raise_first(flatten(cfg), effects(cfg, _defaults()))
+
+
+def _raise_first(values: dict[str, Any], *checks: Iterable[Check]) -> None:
+    for key, valid, expected in itertools.chain(*checks):
+        if not valid(values[key]):
+            raise ConfigError(f"{key} is {values[key]!r}, expected {expected}")
 
 
 def check_proposals(cfg: CfgNode) -> None:

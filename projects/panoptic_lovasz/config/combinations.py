@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,10 +15,11 @@ from detectron2.modeling import (
 )
 from fvcore.common.registry import Registry
 
+from ..flat import flatten
 from ..merging import CombineRules
 from ..modeling import SEM_SEG_LOSS_REGISTRY
 
-__all__ = ["Check", "combinations"]
+__all__ = ["Check", "combinations", "effects"]
 
 Check = tuple[str, Callable[[Any], bool], str]  # key, whether its value is valid, what is expected
 
@@ -26,13 +29,32 @@ _LOSS = "MODEL.SEM_SEG_HEAD.LOSS"
 
 def combinations(cfg: CfgNode) -> Iterator[Check]:
     """The checks for a config, of which each names and each value may be used by itself."""
-    yield from _training(cfg)
+    yield from _schedule(cfg)
     yield from _network(cfg)
-    yield from _merging(cfg)
-    yield from _semantic_loss(cfg)
+    if cfg.MODEL.META_ARCHITECTURE in _PANOPTIC_FPNS:
+        yield from _merging(cfg)
 
 
-def _training(cfg: CfgNode) -> Iterator[Check]:
+def effects(cfg: CfgNode, defaults: Mapping[str, Any]) -> Iterator[Check]:
+    """The checks that what is set for a training has an effect on it; defaults by full key."""
+    if "OPTIMIZER" in cfg.SOLVER:
+        yield (
+            "SOLVER.OPTIMIZER",
+            lambda value: value == "SGD",
+            "'SGD': another optimizer is a choice of Panoptic-DeepLab's own training script alone",
+        )
+    mask_head = cfg.MODEL.ROI_MASK_HEAD.NAME
+    yield (
+        "MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT",
+        lambda value: value == 0 or not _is_stock(ROI_MASK_HEAD_REGISTRY, mask_head),
+        f"0 with MODEL.ROI_MASK_HEAD.NAME {mask_head!r}, which has no such loss; "
+        "'LovaszMaskHead' has",
+    )
+    if cfg.MODEL.META_ARCHITECTURE in (*_PANOPTIC_FPNS, "SemanticSegmentor"):
+        yield from _semantic_loss(cfg, defaults)
+
+
+def _schedule(cfg: CfgNode) -> Iterator[Check]:
     solver, lsj = cfg.SOLVER, cfg.INPUT.LSJ
     yield (
         "SOLVER.NESTEROV",
@@ -44,12 +66,6 @@ def _training(cfg: CfgNode) -> Iterator[Check]:
         lambda value: value != "WarmupPolyLR" or "POLY_LR_POWER" in solver,
         "SOLVER.POLY_LR_POWER beside it (DeepLab has 0.9)",
     )
-    if "OPTIMIZER" in solver and cfg.MODEL.META_ARCHITECTURE != "PanopticDeepLab":
-        yield (
-            "SOLVER.OPTIMIZER",
-            lambda value: value == "SGD",
-            "'SGD': another optimizer is a choice of Panoptic-DeepLab's own training script alone",
-        )
     yield "SOLVER.EMA.DECAY", lambda value: 0 <= value < 1, "a number from 0 to below 1"
     yield (
         "TEST.EMA",
@@ -78,12 +94,6 @@ def _network(cfg: CfgNode) -> Iterator[Check]:
         lambda value: value != "" or not has_box_head,
         f"one of {', '.join(map(repr, heads))} with {model.ROI_HEADS.NAME}",
     )
-    yield (
-        "MODEL.ROI_MASK_HEAD.LOVASZ_WEIGHT",
-        lambda value: value == 0 or not _is_stock(ROI_MASK_HEAD_REGISTRY, model.ROI_MASK_HEAD.NAME),
-        f"0 with MODEL.ROI_MASK_HEAD.NAME {model.ROI_MASK_HEAD.NAME!r}, which has no such loss; "
-        "'LovaszMaskHead' has",
-    )
     if model.META_ARCHITECTURE in _PANOPTIC_FPNS:
         yield "MODEL.MASK_ON", bool, "True: a panoptic segmentation is made of masks"
         yield (
@@ -109,16 +119,16 @@ def _merging(cfg: CfgNode) -> Iterator[Check]:
     )
 
 
-def _semantic_loss(cfg: CfgNode) -> Iterator[Check]:
+def _semantic_loss(cfg: CfgNode, defaults: Mapping[str, Any]) -> Iterator[Check]:
     head, loss = _loss_head(cfg), cfg.MODEL.SEM_SEG_HEAD.LOSS
-    yield (
-        f"{_LOSS}.NAME",
-        lambda value: (
-            value == "CrossEntropyLovaszLoss" or not _is_stock(SEM_SEG_HEADS_REGISTRY, head)
-        ),
-        f"'CrossEntropyLovaszLoss', its default, with the head {head!r}, which has a loss of its "
-        "own and would ignore it",
-    )
+    if _is_stock(SEM_SEG_HEADS_REGISTRY, head):
+        for key in flatten(loss, f"{_LOSS}."):
+            yield (
+                key,
+                functools.partial(operator.eq, defaults[key]),
+                f"{defaults[key]!r}, its default, with the head {head!r}, which has a loss of its "
+                "own and would ignore it",
+            )
     if head != "LovaszSemSegFPNHead":  # DeepLab's have a cross-entropy of their own
         return
     terms = getattr(SEM_SEG_LOSS_REGISTRY.get(loss.NAME), "terms", None)

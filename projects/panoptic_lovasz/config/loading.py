@@ -151,14 +151,14 @@ def _complete(
     given = _given(levels, "DATASETS.TRAIN")
     try:
         _take_data(cfg, given)
-    except (ConfigError, DatasetError):
+    except (ConfigError, DatasetError) as error:
         counts_are_known = "DATASETS.TRAIN" not in found or COUNT_KEYS.keys() <= given
-        if not found or not counts_are_known:
+        if not found or not counts_are_known or not COUNT_KEYS.keys().isdisjoint(opts[::2]):
             raise
         logger.warning(
             f"{' and '.join(found)} that came with {cfg.MODEL.WEIGHTS or 'the weights'} are left "
             "out: a data set here has the name or the place of one of theirs, and is another or "
-            "cannot be read. The model keeps its classes"
+            f"cannot be read: {error}. The model keeps its classes"
         )
         set_options(cfg, [x for key in found for x in (key, ())], "config")
         _take_data(cfg, given)

@@ -38,6 +38,8 @@ def add_project_configs(cfg: CfgNode, keys: Iterable[str]) -> None:
     for add_config in _PROJECTS:
         if (keys - flatten(cfg).keys()) & _keys(add_config):
             add_config(cfg)
+    if "OPTIMIZER" in cfg.SOLVER:  # Panoptic-DeepLab's, with whose keys may come others' networks
+        cfg.SOLVER.OPTIMIZER = "SGD"
 
 
 @functools.cache

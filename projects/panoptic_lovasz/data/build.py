@@ -7,8 +7,8 @@ import itertools
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -130,12 +130,15 @@ def init_worker(worker_id: int) -> None:
     """Prepare a process that loads data: a ``worker_init_fn`` for PyTorch's ``DataLoader``."""
     worker_init_reset_seed(worker_id)
     cv2.setNumThreads(0)  # workers are the parallelism
-    signal.signal(signal.SIGTERM, _leave_to_the_main_process)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
 
 
-def _leave_to_the_main_process(signum: int, frame: FrameType | None) -> None:
-    """Ignore SIGTERM once: clusters send it to every process, and the main one needs its batch."""
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the second is of the main process
+def _end_with_the_main_process() -> None:
+    """End at the main process's SIGTERM; clusters send theirs to all, and it needs its batch."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 class _GroupedBatchSampler(Sampler):

@@ -60,9 +60,7 @@ def with_output_hooks(
     *before, writer = hooks
     folder, period = Path(cfg.OUTPUT_DIR), cfg.TEST.EVAL_PERIOD
     added: list[HookBase] = [
-        d2_hooks.CallbackHook(
-            before_train=lambda _: save_classes(folder, get_panoptic_classes(cfg.DATASETS.TRAIN))
-        )
+        d2_hooks.CallbackHook(before_train=lambda trainer: _begin(cfg, folder, trainer.start_iter))
     ]
     if cfg.DATASETS.TEST:
         added.append(ResultsTable(period, folder))
@@ -75,6 +73,12 @@ def with_output_hooks(
         after.append(ReportHook(cfg))
     # what is added to the storage is then written; plots and report then read what was written
     return [*before, *added, writer, *after]
+
+
+def _begin(cfg: CfgNode, folder: Path, start_iter: int) -> None:
+    save_classes(folder, get_panoptic_classes(cfg.DATASETS.TRAIN))
+    if start_iter == 0:
+        remove_results(folder)  # of an earlier run
 
 
 def best_metric(cfg: CfgNode) -> str:
@@ -119,11 +123,6 @@ class EvaluationHook(HookBase):
 
 class ResultsTable(EvaluationHook):
     """Writes ``results.csv``, one row per evaluation."""
-
-    def before_train(self) -> None:
-        """Forget the evaluations of an earlier run if this one begins anew."""
-        if self.trainer.start_iter == 0:
-            remove_results(self._folder)
 
     def after_evaluation(self, iterations: int) -> None:
         """Add a row with the metrics that this evaluation put into the storage."""

@@ -125,7 +125,7 @@ class StopTogether(HookBase):
     the loss and the images.
 
     Attributes:
-        stopping (bool): whether SIGTERM ends the training just now.
+        stopping (bool): whether the training ends just now, before its last iteration is over.
     """
 
     def __init__(self, checkpointer: DetectionCheckpointer, losses: LossWatch):
@@ -162,6 +162,7 @@ class StopTogether(HookBase):
             self._save_and_exit()
 
     def _report(self) -> None:
+        self.stopping = True
         texts = comm.all_gather(self._losses.describe(self.trainer.iter))
         raise NonFiniteLossError(
             f"{' '.join(filter(None, texts))} Lower SOLVER.BASE_LR, warm up longer or clip "

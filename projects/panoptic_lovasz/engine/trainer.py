@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.averaged import AVERAGED_KEY
 from ..compat import ddp_on_any_device, reset_data_loader
-from ..config.checking import check_config, check_device, check_proposals
+from ..config.checking import check_config, check_device, check_effects, check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..data.build import clear_loader_errors, init_worker
 from ..errors import ConfigError
@@ -61,6 +61,7 @@ class Trainer(DefaultTrainer):
                 without CUDA, or for Panoptic-DeepLab.
         """
         check_config(cfg)
+        check_effects(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
             raise ConfigError(
                 "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
@@ -169,7 +170,7 @@ class Trainer(DefaultTrainer):
         return [*with_output_hooks(self.cfg, hooks, self.checkpointer), early_stopping]
 
     def _evaluate(self) -> dict:
-        if self._stop.stopping:  # in the last iteration: the next start will evaluate
+        if self._stop.stopping:  # in the last iteration: the next start, if any, will evaluate
             return {}
         self._last_eval_results = self.test(self.cfg, self._evaluated)
         return self._last_eval_results

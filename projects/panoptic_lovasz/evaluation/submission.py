@@ -115,7 +115,7 @@ def _evaluate_chunk(
     quality = PanopticQuality(categories, boundaries)
     quality.add_batch(
         (
-            pair.png,
+            pair.gt_png,  # names the image, wherever a submission has its PNGs
             read_panoptic_png(pair.gt_png, pair.size),
             pair.gt_segments,
             read_panoptic_png(pair.png, pair.size),
