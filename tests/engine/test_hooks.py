@@ -16,7 +16,7 @@ from panoptic_lovasz import Trainer, load_config
 from panoptic_lovasz.data import make_shapes
 from panoptic_lovasz.engine.hooks import BestCheckpoint, ResultsTable
 from panoptic_lovasz.engine.writers import ProgressPrinter, logger
-from panoptic_lovasz.reporting.records import add_result, read_losses, read_results
+from panoptic_lovasz.reporting.records import read_losses, read_results
 
 PROJECT = Path(__file__).resolve().parents[2]
 CONFIG = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
@@ -168,19 +168,6 @@ def test_the_best_model_is_kept_also_over_a_resume(tmp_path):
     _evaluations(tmp_path, checkpointer, [45.0, 51.0], start=40)
     assert checkpointer.saved[2:] == [("model_best", 59)]
     assert [row["iteration"] for row in read_results(tmp_path)] == [10, 20, 30, 40, 50, 60]
-
-
-@pytest.mark.parametrize("resume", [False, True])
-def test_results_of_an_earlier_run_go_when_one_starts_anew_also_without_a_test_set(
-    make_trainer, tmp_path, resume
-):
-    options = ["SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "DATASETS.TEST", ()]
-    if resume:
-        make_trainer(tmp_path, *options).train()
-        (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
-    add_result(tmp_path, 1, {"panoptic_seg/PQ": 77.0})
-    make_trainer(tmp_path, *options, resume=resume).train()
-    assert [row["panoptic_seg/PQ"] for row in read_results(tmp_path)] == ([77.0] if resume else [])
 
 
 def test_losses_of_a_run_that_went_back_replace_the_later_ones(tmp_path):

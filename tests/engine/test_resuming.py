@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 from panoptic_lovasz import Trainer
 from panoptic_lovasz.data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from panoptic_lovasz.engine.stopping import interrupted_marker
+from panoptic_lovasz.reporting.records import add_result, read_results
 
 RUN = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()")
 
@@ -108,3 +109,16 @@ def test_a_resumed_trainer_with_a_loader_of_its_own_goes_on_with_it(
     assert all((item["image"] == 128).all() for item in batch)
     begins_anew = "build_train_loader takes no start_iter" in caplog.text
     assert begins_anew == (trainer_class is _Stock)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_results_of_an_earlier_run_go_when_one_starts_anew_also_without_a_test_set(
+    make_trainer, tmp_path, resume
+):
+    options = ["SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "DATASETS.TEST", ()]
+    if resume:
+        make_trainer(tmp_path, *options).train()
+        (tmp_path / "last_checkpoint").write_text("model_0000000.pth")
+    add_result(tmp_path, 1, {"panoptic_seg/PQ": 77.0})
+    make_trainer(tmp_path, *options, resume=resume).train()
+    assert [row["panoptic_seg/PQ"] for row in read_results(tmp_path)] == ([77.0] if resume else [])
