@@ -22,6 +22,7 @@ from panoptic_lovasz.data import (
 from panoptic_lovasz.data import writer as data_writer
 from panoptic_lovasz.data.id_map import write_panoptic_png
 from panoptic_lovasz.inference import job
+from panoptic_lovasz.inference.inputs import Inputs
 from panoptic_lovasz.inference.job import Job
 from panoptic_lovasz.inference.video import VideoReader, VideoWriter
 from panoptic_lovasz.tools.predict import main
@@ -160,6 +161,31 @@ def test_images_named_by_numbers_or_like_a_videos_frames_share_a_json_with_the_v
         assert names[: len(images)] == images
         assert len(set(names)) == len(names) == len(images) + 3
         assert len({a["file_name"] for a in written["annotations"]}) == len(names)
+
+
+def test_frames_of_several_videos_and_cameras_have_names_of_their_own_beside_images(
+    demo, photo, clip, tmp_path
+):
+    images = [tmp_path / f"{name}.png" for name in ("clip_1", "clip_other", "camera_0_000000")]
+    for image in images:
+        Image.fromarray(photo).save(image)
+    videos = [clip, *(clip.with_name(f"{name}.mp4") for name in ("clip_frame", "camera_0"))]
+    for video in videos[1:]:
+        video.write_bytes(clip.read_bytes())
+    assert demo("--input", *images, *videos, "--coco", "--no-overlay") == 0
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    names = [image["file_name"] for image in written["images"]]
+    assert len(set(names)) == len(names) == len(images) + 3 * len(videos)
+    prefixes = [prefix for *_, prefix in Inputs.from_arguments([*map(str, videos), "0"]).streams()]
+    assert len(set(prefixes)) == len(prefixes) == len(videos) + 1
+
+
+def test_a_video_whose_name_an_image_begins_with_keeps_it_for_its_frames(tmp_path):
+    sources = [tmp_path / name for name in ("clip.mp4", "clip_other.png", "clip_1b.png")]
+    for source in sources:
+        source.touch()
+    ((_, name, prefix),) = Inputs.from_arguments([*map(str, sources)]).streams()
+    assert (name, prefix) == ("clip", "clip_")
 
 
 def test_an_output_that_would_overwrite_an_input_is_refused(demo, photo_folder, capsys):
@@ -303,6 +329,14 @@ def test_ground_truth_of_other_classes_is_shown_with_its_own(demo, data_set, mon
     assert shown == {1: "dog", 2: "thing 1", 3: "sky"}
     assert classes[True] == ["thing 0", "thing 1", "thing 2", "dog"]
     assert max(s["category_id"] for s in prediction[2] if s["isthing"]) < 3
+
+
+def test_more_classes_than_can_be_shown_together_matter_only_side_by_side(demo, data_set, capsys):
+    categories = [{"id": i, "name": f"other {i}", "isthing": 0} for i in range(1, 254)]
+    data_set(categories, [np.ones((60, 90), np.int32)], [{"id": 1, "category_id": 1}])
+    assert demo("--dataset", "demo_truth") == 0
+    assert demo("--dataset", "demo_truth", "--side-by-side") == 1
+    assert "stuff categories are too many" in capsys.readouterr().err
 
 
 def test_an_image_whose_ground_truth_is_of_another_size_is_skipped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,16 +68,24 @@ class Inputs:
         folder = os.path.commonpath([file.parent for file in files.values()])
         return {path: file.relative_to(folder).as_posix() for path, file in files.items()}
 
-    def coco_frame_prefix(self, name: str) -> str:
-        """What in a COCO JSON the names of a video's or camera's frames begin with, and no image's.
+    def streams(self) -> list[tuple[Path | int, str, str]]:
+        """Videos and cameras: source, name of its output, prefix of its frames in a COCO JSON.
 
-        Args:
-            name: that of its output.
+        A frame is named by the prefix and its number, which no other frame or image is.
         """
-        prefix = f"{name}_"
-        while any(image.startswith(prefix) for image in self.coco_names().values()):
-            prefix += "frame_"
-        return prefix
+        stems = [Path(name).with_suffix("").as_posix() for name in self.coco_names().values()]
+        numbered = (re.fullmatch("(.*?)[0-9]+", stem, re.DOTALL) for stem in stems)
+        taken = {match[1] for match in numbered if match}
+        names: list[tuple[Path | int, str]] = [*self.videos.items()]
+        names += [(index, f"camera_{index}") for index in self.cameras]
+        streams = []
+        for source, name in names:
+            prefix = f"{name}_"
+            while prefix in taken:
+                prefix += "frame_"
+            taken.add(prefix)
+            streams.append((source, name, prefix))
+        return streams
 
     def image_ids(self) -> dict[Path, int | str]:
         """Ids of the images: the data set's, else names such as COCO's 000000142238.jpg.

@@ -62,7 +62,9 @@ class Job:
     def __post_init__(self):
         self.done = self.skipped = 0
         self._truth_classes = self.inputs.truth_classes or self.predictor.classes
-        self._classes = _with_more(self.predictor.classes, self._truth_classes)
+        self._classes = self.predictor.classes
+        if self.side_by_side:  # together they may be more than can be
+            self._classes = _with_more(self._classes, self._truth_classes)
         if not (self.overlay or self.side_by_side or self.coco):
             raise ConfigError("nothing to write: no overlay, no side by side, no COCO files")
         self._refuse_to_overwrite_inputs()
@@ -86,10 +88,8 @@ class Job:
     def _samples(self) -> Generator[PanopticSample, None, None]:
         """Predict everything and write the pictures on the way."""
         yield from self._image_samples()
-        for source, name in self.inputs.videos.items():
-            yield from self._video_samples(source, name)
-        for index in self.inputs.cameras:
-            yield from self._video_samples(index, f"camera_{index}")
+        for source, name, prefix in self.inputs.streams():
+            yield from self._video_samples(source, name, prefix)
 
     def _image_samples(self) -> Iterator[PanopticSample]:
         images, ids = self.inputs.images, self.inputs.image_ids()
@@ -117,13 +117,14 @@ class Job:
         if self.overlay:
             result.save(self.folder / name)
 
-    def _video_samples(self, source: Path | int, name: str) -> Iterator[PanopticSample]:
+    def _video_samples(
+        self, source: Path | int, name: str, prefix: str
+    ) -> Iterator[PanopticSample]:
         try:
             reader = VideoReader(source)
         except DatasetError as error:
             self._report("skipped", error)
             return
-        prefix = self.inputs.coco_frame_prefix(name)
         # one for each video, since what a tracker remembers is counted in updates
         of_overlays, of_comparisons = InstanceTracker(), InstanceTracker()
         with (
