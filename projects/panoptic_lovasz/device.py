@@ -8,7 +8,28 @@ import torch
 
 from .errors import ConfigError
 
-__all__ = ["usable_device"]
+__all__ = ["choose_device", "usable_device"]
+
+
+def choose_device(
+    wanted: str | torch.device | None,
+    configured: str,
+    hint: str = "device='cpu', or --device cpu, predicts on the CPU",
+) -> str:
+    """The wanted device; by default the configured one, or the CPU where that is CUDA without one.
+
+    Args:
+        wanted, configured: the devices.
+        hint: what to do instead, for the message.
+
+    Raises:
+        ConfigError: if it is not there.
+    """
+    if wanted is not None:
+        return usable_device(wanted, "device", hint)
+    if configured.startswith("cuda") and not torch.cuda.is_available():
+        return "cpu"
+    return usable_device(configured, "MODEL.DEVICE", hint)
 
 
 def usable_device(device: str | torch.device, field: str, hint: str) -> str:

@@ -235,6 +235,12 @@ def test_the_tool_exports_a_config_with_options_and_traces_with_noise(tiny_cfg, 
     assert json.loads(output.with_suffix(".json").read_text())["input"]["short_side"] == 48
 
 
+def test_the_cpu_may_be_named_with_an_index(exportable, images, tmp_path, monkeypatch):
+    monkeypatch.setitem(exportable.cfg.MODEL, "DEVICE", "cpu:0")
+    export_predictor(exportable, tmp_path / "model.ts", images[0])
+    assert max(check_export(exportable, tmp_path / "model.ts", images).values()) < 1e-3
+
+
 def test_a_network_on_another_device_is_not_exported(tiny_cfg, images, tmp_path):
     predictor = PanopticPredictor(tiny_cfg)
     predictor.cfg.MODEL.DEVICE = "cuda"  # as it would be there

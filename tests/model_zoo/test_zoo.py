@@ -115,6 +115,12 @@ def test_a_published_model_is_built_with_its_weights(zoo):
     assert model_zoo.get_config("slim", zoo=zoo).MODEL.WEIGHTS == ""
 
 
+@pytest.mark.parametrize("device", ["meta", "warp", "cuda:99"])
+def test_a_device_on_which_no_model_can_be_built_is_refused_before_building(zoo, device):
+    with pytest.raises(ConfigError, match=f"device is '{device}', which cannot be used here"):
+        model_zoo.get("slim", zoo=zoo, device=device)
+
+
 def test_the_predictor_takes_a_name_and_nothing_else(zoo, monkeypatch):
     by_path = PanopticPredictor.from_checkpoint(next(zoo.glob("*.safetensors")))
     by_zoo = PanopticPredictor.from_checkpoint("slim", zoo=zoo)

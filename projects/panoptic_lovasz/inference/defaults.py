@@ -1,16 +1,14 @@
-"""What a predictor takes from a config: device and classes where the caller does not say them."""
+"""What a predictor takes from a config: classes where the caller does not say them."""
 
 from __future__ import annotations
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data import PanopticClasses
-from ..device import usable_device
 from ..errors import ConfigError, DatasetError
 
-__all__ = ["check_panoptic", "choose_device", "class_counts", "classes_of_config"]
+__all__ = ["check_panoptic", "class_counts", "classes_of_config"]
 
 # Detectron2's architectures without a panoptic segmentation; those of others are not known.
 _NOT_PANOPTIC = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor")
@@ -28,20 +26,6 @@ def check_panoptic(cfg: CfgNode) -> None:
             "segmentation, expected 'PanopticLovaszFPN' or another that does; Detectron2's "
             "DefaultPredictor predicts with it"
         )
-
-
-def choose_device(wanted: str | torch.device | None, configured: str) -> str:
-    """The wanted device; by default the configured one, or the CPU where that is CUDA without one.
-
-    Raises:
-        ConfigError: if it is not there.
-    """
-    hint = "device='cpu', or --device cpu, predicts on the CPU"
-    if wanted is not None:
-        return usable_device(wanted, "device", hint)
-    if configured.startswith("cuda") and not torch.cuda.is_available():
-        return "cpu"
-    return usable_device(configured, "MODEL.DEVICE", hint)
 
 
 def classes_of_config(cfg: CfgNode) -> PanopticClasses:

@@ -67,7 +67,7 @@ def export_predictor(predictor: PanopticPredictor, path: str | os.PathLike, imag
         raise ConfigError(f"{path}: expected a name that ends in .ts (TorchScript) or .onnx")
     if path.suffix == ".onnx":
         require("onnx", "onnxscript")
-    if predictor.cfg.MODEL.DEVICE != "cpu":
+    if torch.device(predictor.cfg.MODEL.DEVICE).type != "cpu":
         raise ConfigError("export from the CPU: its tensors become part of the exported network")
     if getattr(type(predictor.model), "inference", None) not in _INFERENCE:
         raise ConfigError(

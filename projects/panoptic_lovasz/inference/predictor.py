@@ -18,11 +18,12 @@ from PIL import Image
 from ..checkpoint import load_weights
 from ..config import load_config, load_found_config
 from ..data import PanopticClasses
+from ..device import choose_device
 from ..errors import CheckpointError, ConfigError, DatasetError
 from ..model_zoo import fetch_from_hub, find_model, save_hub_folder
 from ..model_zoo.publishing import describe
 from ..modeling import clear_build_errors
-from .defaults import check_panoptic, choose_device, class_counts, classes_of_config
+from .defaults import check_panoptic, class_counts, classes_of_config
 from .images import as_rgb, network_input
 from .onnx_network import OnnxNetwork, check_onnx_options
 from .result import PanopticResult

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..checkpoint import Checkpoint, SafeCheckpointer, find_checkpoint, load_weights
 from ..config import load_config, load_found_config
+from ..device import choose_device
 from ..errors import CheckpointError, ConfigError
 from ..modeling import clear_build_errors
 from .index import Entry, fetch, project_folder, read_index
@@ -28,7 +29,7 @@ Zoo = str | os.PathLike | None
 
 
 def get(
-    name: str, trained: bool = True, *, device: str | None = None, zoo: Zoo = None
+    name: str, trained: bool = True, *, device: str | torch.device | None = None, zoo: Zoo = None
 ) -> nn.Module:
     """Build a model by name.
 
@@ -43,12 +44,12 @@ def get(
         The model, in training mode, as from Detectron2's ``model_zoo.get``.
 
     Raises:
-        ConfigError: if the name is unknown or has no weights.
+        ConfigError: if the name is unknown or has no weights, or the device is not there.
         CheckpointError: if the weights are not what the index promises, unsafe, or do not fit.
     """
     cfg = get_config(name, trained, zoo=zoo)
-    if device or not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = device or "cpu"
+    hint = "device='cpu' builds the model on the CPU"
+    cfg.MODEL.DEVICE = choose_device(device, cfg.MODEL.DEVICE, hint)
     with clear_build_errors(cfg):
         model = build_model(cfg)
     if trained:
