@@ -34,6 +34,25 @@ def test_sigterm_to_the_launcher_reaches_its_workers():
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
+def test_a_launcher_in_another_thread_than_the_main_one_does_without_the_signal():
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def launch():
+        with _sigterm_for_workers():
+            return signal.getsignal(signal.SIGTERM)
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(launch).result() is handler
+
+
+def test_a_handler_that_python_does_not_know_becomes_the_default_one(monkeypatch):
+    set_to = []
+    monkeypatch.setattr(signal, "signal", lambda _, handler: set_to.append(handler))
+    with _sigterm_for_workers():
+        pass
+    assert set_to[-1] is signal.SIG_DFL
+
+
 def test_sigterm_in_the_last_iteration_leaves_the_evaluation_to_the_next_start(
     make_trainer, no_evaluation, tmp_path
 ):

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -63,7 +64,13 @@ def launch(main_func: Callable, args: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _sigterm_for_workers() -> Iterator[None]:
-    """Hand SIGTERM on to the workers, which then save and stop together."""
+    """Hand SIGTERM on to the workers, which then save and stop together.
+
+    Nothing is done in another thread than the main one, in which alone Python allows it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
         workers = multiprocessing.active_children()
@@ -72,7 +79,7 @@ def _sigterm_for_workers() -> Iterator[None]:
         if not workers:
             sys.exit(128 + signum)
 
-    previous = signal.signal(signal.SIGTERM, hand_on)
+    previous = signal.signal(signal.SIGTERM, hand_on) or signal.SIG_DFL  # None: not from Python
     try:
         yield
     finally:
