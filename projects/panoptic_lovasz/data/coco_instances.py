@@ -220,7 +220,7 @@ class CocoInstances:
         for image in self.images:
             try:
                 path = folder.find(image["file_name"])
-                other = names.setdefault(os.path.normpath(path), image["file_name"])
+                other = names.setdefault(os.path.abspath(path), image["file_name"])
                 if other != image["file_name"]:
                     what = f"{image['file_name']!r} and {other!r} are the same file"
                     self._fault("images.file_name", what)

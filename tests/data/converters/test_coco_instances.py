@@ -275,6 +275,15 @@ def test_what_is_there_twice_is_an_error_that_names_it(export, spoil, message):
         export.convert()
 
 
+def test_a_file_named_from_a_relative_folder_and_absolutely_is_there_twice(export, monkeypatch):
+    monkeypatch.chdir(export.root)
+    path = str(export.root / "images" / "a.jpg")
+    export.content["images"].append({**export.content["images"][0], "id": 2, "file_name": path})
+    json_file, _ = export.paths()
+    report = check_coco_instances(json_file, "images", progress=False)
+    assert any("are the same file" in str(fault) for fault in report.faults)
+
+
 @pytest.mark.parametrize(
     ("category", "message"),
     [
