@@ -34,16 +34,30 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("stem", ["x" * 251, "é" * 125])
-def test_a_file_of_the_longest_name_that_the_system_allows_is_written(tmp_path, stem):
-    file = tmp_path / f"{stem}.png"
+@pytest.mark.parametrize(
+    "name", [f"{'x' * 251}.png", f"{'é' * 125}.png", f"{'x' * 100}.{'y' * 150}", f"x.{'y' * 253}"]
+)
+def test_a_file_of_the_longest_name_that_the_system_allows_is_written(tmp_path, name):
+    file = tmp_path / name
     write_atomically(file, lambda f: f.write(b"picture"))
     assert file.read_bytes() == b"picture"
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_files_whose_long_names_differ_only_at_the_end_are_written_side_by_side(tmp_path):
-    files = [tmp_path / f"{'x' * 250}{i}.png" for i in range(2)]
+@pytest.mark.parametrize("name", ["a.png", f"{'x' * 251}.png", f"{'x' * 100}.{'y' * 150}"])
+def test_an_ordinary_suffix_is_that_of_the_temporary_name_and_any_is_found_as_unfinished(
+    tmp_path, name
+):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / name) as temporary:
+        temporary.touch()
+        assert temporary.suffix == ".png" or not name.endswith(".png")
+        remove_unfinished(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + "{}.png", "x." + "y" * 252 + "{}"])
+def test_files_whose_long_names_differ_only_at_the_end_are_written_side_by_side(tmp_path, name):
+    files = [tmp_path / name.format(i) for i in range(2)]
     with replacing(files[0]) as first, replacing(files[1]) as second:
         first.write_text("0")
         second.write_text("1")

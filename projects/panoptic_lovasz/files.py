@@ -26,6 +26,8 @@ __all__ = [
     "write_text",
 ]
 
+_LONGEST_NAME = 255  # bytes, of most file systems
+
 
 @contextmanager
 def keeping(path: str | os.PathLike) -> Iterator[None]:
@@ -46,7 +48,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     It takes the place of ``path`` when the block ends; after an exception it is removed.
     """
     path = Path(path)
-    temporary = path.with_name(f".{_short_stem(path)}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(_temporary_name(path))
     _remove(temporary)
     try:
         yield temporary
@@ -100,10 +102,14 @@ def write_csv(path: Path, columns: Iterable[Any], rows: Iterable[Iterable[Any]])
     write_text(path, text.getvalue())
 
 
-def _short_stem(path: Path) -> str:
-    """The file's stem, or a hash of it where a name that is longer would not fit into 255 bytes."""
-    stem = os.fsencode(path.stem)
-    return path.stem if len(stem) <= 200 else hashlib.sha256(stem).hexdigest()
+def _temporary_name(path: Path) -> str:
+    """A name that ends like the file's, which writers look at, as far as that fits."""
+    ending = f".{os.getpid()}.tmp"
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    for name in (f".{path.stem}{ending}{path.suffix}", f".{short}{ending}{path.suffix}"):
+        if len(os.fsencode(name)) <= _LONGEST_NAME:
+            return name
+    return f".{short}{ending}"
 
 
 def remove_unfinished(folder: str | os.PathLike) -> None:
