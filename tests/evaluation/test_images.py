@@ -1,5 +1,6 @@
 """What single images say: mIoU per image, the worst of them, and intervals by bootstrap."""
 
+import os
 from pathlib import PurePath
 
 import numpy as np
@@ -115,6 +116,7 @@ def test_two_evaluations_of_the_same_images_are_told_apart_better_in_pairs():
         (["x/berlin/1.png", "x/ulm/1.png"], ["/y/ulm/1.jpg", "/y/berlin/1.jpg"]),
         (["1.png", "2.png"], ["y/2.png", "y/1.png"]),
         (["x/1.png"], ["1.jpg"]),
+        (["x/ulm/1.png", os.path.abspath("x/1.png")], ["/y/1.jpg", "/y/ulm/1.jpg"]),
         ([], []),
     ],
 )

@@ -149,9 +149,10 @@ def in_pairs(
 
 
 def _by_name(images: Sequence[ImageCounts]) -> dict[str, ImageCounts]:
-    stems = [os.path.splitext(image.name)[0] for image in images]
+    # absolute, since some may be and others not
+    stems = [os.path.abspath(os.path.splitext(image.name)[0]) for image in images]
     root = os.path.commonpath([os.path.dirname(stem) for stem in stems]) if stems else ""
-    names = [os.path.relpath(stem, root or ".") for stem in stems]
+    names = [os.path.relpath(stem, root) for stem in stems]
     by_name = dict(zip(names, images, strict=True))
     if len(by_name) < len(images):
         raise DatasetError(
