@@ -57,6 +57,11 @@ def test_feature_maps_have_the_strides_that_their_names_say_and_gradients_reach_
     assert image.grad.abs().sum() > 0
 
 
+def test_a_model_of_a_larger_stride_than_32_is_tried_with_an_image_that_fits_it():
+    backbone = TimmBackbone("efficientvim_m1", out_features=["res4", "res5", "res6"])
+    assert [shape.stride for shape in backbone.output_shape().values()] == [16, 32, 64]
+
+
 def test_only_the_features_that_are_wanted_are_returned():
     backbone = TimmBackbone("resnet10t", out_features=["res3", "res5"])
     assert list(backbone(torch.rand(1, 3, 32, 32))) == ["res3", "res5"]
@@ -121,6 +126,8 @@ def test_a_misspelled_name_is_answered_with_the_nearest():
             {},
             r"'mobilevitv2_050' cannot be a backbone: an image \(3, 96, 160",
         ),
+        # images are padded to its largest stride, so this is 16 there
+        ("dla34", {"out_features": ["res3", "res4"]}, r"'dla34' cannot be a backbone: an image"),
     ],
 )
 def test_what_a_model_cannot_do_is_an_error_that_names_the_key(name, options, message):

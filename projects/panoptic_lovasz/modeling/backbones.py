@@ -116,7 +116,8 @@ class TimmBackbone(Backbone):
     @torch.no_grad()
     def _check_maps(self) -> None:
         """Raise a ConfigError if the maps of a small image have other shapes than is promised."""
-        size = (96, 160)  # odd multiples of 32: what only larger multiples fit shows
+        stride = max(shape.stride for shape in self.output_shape().values())
+        size = (3 * stride, 5 * stride)  # odd multiples: what only larger ones fit shows
         promised = {
             name: (shape.channels, *(side // shape.stride for side in size))
             for name, shape in self.output_shape().items()
@@ -130,7 +131,7 @@ class TimmBackbone(Backbone):
         self.train()
         if found != promised:
             raise ConfigError(
-                f"MODEL.TIMM.NAME {self.timm_name!r} cannot be a backbone: an image (3, 96, 160) "
+                f"MODEL.TIMM.NAME {self.timm_name!r} cannot be a backbone: an image {(3, *size)} "
                 f"gives {found}, expected {promised}"
             )
 
