@@ -272,11 +272,10 @@ class PanopticPredictor:
         ]
         outputs = (self._onnx_network or self._run_torch)(batch)
         results = []
-        for item, output in zip(inputs, outputs, strict=True):
-            panoptic_seg, infos = output["panoptic_seg"]
-            segment_map = panoptic_seg.cpu().numpy()
+        for x, output in zip(inputs, outputs, strict=True):
+            seg, infos = output["panoptic_seg"]
             results.append(
-                PanopticResult.from_output(item.rgb, segment_map, infos, self.classes, item.source)
+                PanopticResult.from_output(x.rgb, seg.cpu().numpy(), infos, self.classes, x.source)
             )
         return results
 
