@@ -61,7 +61,6 @@ class Trainer(DefaultTrainer):
                 without CUDA, or for Panoptic-DeepLab.
         """
         check_config(cfg)
-        check_effects(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
             raise ConfigError(
                 "SOLVER.AMP.ENABLED: found True, expected False: mixed precision needs CUDA"
@@ -72,6 +71,7 @@ class Trainer(DefaultTrainer):
                 "does not read; train it with Detectron2's projects/Panoptic-DeepLab/train_net.py, "
                 "as docs/other_models.md says"
             )
+        check_effects(cfg)
         with ddp_on_any_device(cfg.MODEL.DEVICE):
             super().__init__(cfg)
 
