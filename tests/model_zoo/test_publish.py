@@ -204,6 +204,21 @@ def test_a_published_model_that_is_published_again_keeps_what_it_says_of_itself(
     assert other.license == "MIT"
 
 
+def test_a_published_model_whose_config_names_no_data_or_a_place_outside_is_published_again(
+    files, tmp_path
+):
+    config = yaml.safe_load(files.info.config)
+    outside = dict.fromkeys(("json", "images", "panoptic"), "/somewhere/else")
+    config["DATASETS"] = {"PANOPTIC": [{"name": "theirs", **outside}]}
+    sources = [tamper(files, tmp_path, config=yaml.safe_dump(config))]
+    del config["DATASETS"]
+    (tmp_path / "none").mkdir()
+    sources.append(tamper(files, tmp_path / "none", config=yaml.safe_dump(config)))
+    for source in sources:
+        again = publish(source, "again", tmp_path / "again", stock_formats=False).info
+        assert yaml.safe_load(again.config)["DATASETS"]["PANOPTIC"] == []
+
+
 def card(files, tmp_path, **replaced):
     """The card of what was published with other values in its config, and its Hub tags."""
     config = files.info.config

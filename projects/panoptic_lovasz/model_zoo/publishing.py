@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import detectron2
 import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.evaluation.testing import flatten_results_dict
 
@@ -26,9 +25,9 @@ from .. import __version__
 from ..checkpoint.averaged import averaged_weights
 from ..checkpoint.folder import find_checkpoint
 from ..checkpoint.formats import read_weights
-from ..checkpoint.published import ModelInfo, read_model_info
-from ..config import flatten, load_found_config, shareable
-from ..config.found import DATA_KEYS
+from ..checkpoint.published import ModelInfo, read_found_config, read_model_info
+from ..config import load_found_config, set_options, shareable
+from ..config.found import DATA_KEYS, take_allowed
 from ..data.classes import PanopticClasses
 from ..data.register import get_panoptic_classes
 from ..errors import CheckpointError, ConfigError, DatasetError
@@ -97,14 +96,15 @@ def publish(
         raise ConfigError(f"the name {name!r} must not end in '.yaml': give it without")
     checkpoint = find_checkpoint(source)
     cfg = load_found_config(checkpoint.config_file)
-    before = read_model_info(checkpoint.weights)
-    if before:  # its data sets stay, whatever lies here under their names
-        written = flatten(yaml.safe_load(before.config))
-        cfg.merge_from_list([x for key in DATA_KEYS for x in (key, written[key])])
     weights, iteration = _read_model(Path(checkpoint.weights), trust_weights, cfg.TEST.EMA)
     classes = checkpoint.classes or _classes_of_data(cfg)
     metrics = read_metrics(Path(checkpoint.weights).parent, iteration)
+    before = read_model_info(checkpoint.weights)
     license = license or (before.license if before else "not stated")
+    if before:  # its data sets stay, whatever lies here under their names
+        written, _ = take_allowed(read_found_config(checkpoint.config_file), cfg)
+        kept = [x for key in DATA_KEYS if key in written for x in (key, written[key])]
+        set_options(cfg, kept, f"config {checkpoint.config_file}")
     info = describe(cfg, name, classes=classes, metrics=metrics, license=license)
     if before:
         info = replace(info, metrics=before.metrics, dataset=before.dataset)
