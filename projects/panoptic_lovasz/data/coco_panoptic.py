@@ -24,6 +24,7 @@ from .id_map import MAX_SEGMENT_ID, VOID
 from .paths import Folder
 
 __all__ = [
+    "annotated_images",
     "check_segment",
     "load_coco_panoptic_json",
     "read_coco_panoptic_json",
@@ -78,6 +79,21 @@ def load_coco_panoptic_json(
     content = read_coco_panoptic_json(json_file)
     if classes is None:
         classes = PanopticClasses.from_categories(content["categories"], json_file)
+    dicts = annotated_images(content, json_file, classes)
+    images_in, pngs_in = (Folder(d, follow_links) for d in (image_dir, panoptic_dir))
+    _resolve_files(dicts, "file_name", images_in, "image", json_file)
+    _resolve_files(dicts, "pan_seg_file_name", pngs_in, "panoptic PNG", json_file)
+    return dicts
+
+
+def annotated_images(
+    content: dict[str, Any], json_file: str, classes: PanopticClasses
+) -> list[dict[str, Any]]:
+    """The dataset dicts of :func:`load_coco_panoptic_json`, with file names as the JSON has them.
+
+    Raises:
+        DatasetError: as there, but for the files that the names belong to.
+    """
     images = _index_images(content["images"], json_file)
     dicts = [
         _dataset_dict(annotation, f"{json_file}: annotations[{n}]", images, classes)
@@ -92,9 +108,6 @@ def load_coco_panoptic_json(
             f"{json_file}: {len(images) - len(dicts)} of {len(images)} images have no annotation; "
             "they are left out"
         )
-    images_in, pngs_in = (Folder(d, follow_links) for d in (image_dir, panoptic_dir))
-    _resolve_files(dicts, "file_name", images_in, "image", json_file)
-    _resolve_files(dicts, "pan_seg_file_name", pngs_in, "panoptic PNG", json_file)
     return dicts
 
 

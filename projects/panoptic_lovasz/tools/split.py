@@ -1,0 +1,100 @@
+"""Divide a data set in the COCO panoptic format into one to train and one to evaluate with.
+
+    python -m panoptic_lovasz.tools.split all.json --train train.json --val val.json
+
+``--group "^[^_]+"`` keeps images together whose names begin alike, up to the first underscore:
+crops of one photo, or frames of one drive. With ``--stretch`` the middle of each drive is held out.
+Only JSONs are written: both sides share the folders of images and PNGs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from . import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return cli.run(_parser(), _run, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m panoptic_lovasz.tools.split",
+        description="Divide a data set into one to train and one to evaluate with.",
+    )
+    add = parser.add_argument
+    add("json", type=Path, metavar="JSON", help="panoptic JSON of the whole")
+    add("--train", required=True, type=Path, metavar="FILE", help="JSON to write")
+    add("--val", required=True, type=Path, metavar="FILE", help="JSON to write")
+    add("--share", type=_share, default=0.2, metavar="S", help="part for evaluation (%(default)s)")
+    text = "images in whose names this finds the same text stay together (none: each for itself)"
+    add("--group", default="", metavar="REGEX", help=text)
+    add("--seed", type=int, default=1, metavar="N", help="of the drawing of groups (%(default)s)")
+    text = "hold out the middle of each group, by file name (no group: of all), not whole groups"
+    add("--stretch", action="store_true", help=text)
+    text = "images on each side of a stretch that are left out of both (%(default)s)"
+    add("--gap", type=int, default=0, metavar="N", help=text)
+    add("--val-names", metavar="FILE", help="file names for evaluation, one a line, instead")
+    add("--overwrite", action="store_true", help="replace the files")
+    return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}, expected a number between 0 and 1")
+    return value
+
+
+def _run(args: argparse.Namespace) -> None:
+    _check(args)
+    from ..data.splitting import classes_of, split_coco_panoptic
+    from ..errors import DatasetError
+    from ..files import write_text
+
+    files = [args.train, args.val]
+    for file in files:
+        if file.exists() and not args.overwrite:
+            raise DatasetError(f"{file} exists already: --overwrite replaces it")
+    parts = split_coco_panoptic(args.json, lambda names: _choose(names, args))
+    for file, part in zip(files, parts, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(part))
+        print(f"{file}: {len(part['images'])} images")
+    train, val = map(classes_of, parts)
+    for only, use in ((val - train, "evaluate"), (train - val, "train")):
+        if only:
+            print(f"only to {use} with: {', '.join(sorted(only))}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.gap < 0 or (args.gap and not args.stretch):
+        raise argparse.ArgumentError(None, "--gap is a number from 0 on, and needs --stretch")
+    if args.val_names and (args.group or args.stretch):
+        raise argparse.ArgumentError(None, "--val-names goes without --group and --stretch")
+    if len({file.resolve() for file in (args.json, args.train, args.val)}) < 3:
+        raise argparse.ArgumentError(None, "JSON, --train and --val must be three files")
+
+
+def _choose(
+    names: Sequence[str], args: argparse.Namespace
+) -> tuple[Collection[str], Collection[str]]:
+    """Names to evaluate with, and those for neither side."""
+    from ..data.splitting import group_names, hold_out_groups, hold_out_stretches, read_names
+
+    if args.val_names:
+        return read_names(args.val_names, names), ()
+    if args.stretch:
+        return hold_out_stretches(group_names(names, args.group), args.share, args.gap)
+    groups = group_names(names, args.group or ".+")
+    return hold_out_groups(groups, args.share, args.seed), ()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
