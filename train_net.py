@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from panoptic_lovasz import Trainer, launch, load_config
+from panoptic_lovasz.data.evaluation_sets import check_evaluation_sets
 from panoptic_lovasz.engine import check_resumable
 from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.files import keeping
@@ -31,7 +32,7 @@ from panoptic_lovasz.tools import cli
 def setup(args):
     opts = list(args.opts or [])
     if args.num_gpus == 0:
-        opts += ["MODEL.DEVICE", "cpu"]
+        opts = ["MODEL.DEVICE", "cpu", *opts]
     cfg = load_config(args.config_file, opts)
     cfg.freeze()
     if args.resume and not args.eval_only:
@@ -50,6 +51,7 @@ def main(args):
     if args.eval_only:
         if not cfg.DATASETS.TEST:
             raise ConfigError("DATASETS.TEST is empty, expected the data sets to evaluate on")
+        check_evaluation_sets(cfg)
         model = Trainer.build_model(cfg)
         checkpointer = Trainer.build_checkpointer(cfg, model, averaged=cfg.TEST.EMA, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

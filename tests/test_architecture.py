@@ -23,6 +23,7 @@ DETECTRON2_SIDE = {
     "augmentation",
     "build",
     "class_counts",
+    "evaluation_sets",
     "mapper",
     "masks",
     "register",

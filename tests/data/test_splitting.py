@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -47,12 +48,24 @@ def whole(tmp_path):
     return file
 
 
+def _files(whole):
+    return [whole.parent / side / f"{side}.json" for side in ("train", "val")]
+
+
+def _arguments(whole, *more):
+    train, val = map(str, _files(whole))
+    return [str(whole), "--train", train, "--val", val, *more]
+
+
+def names_in(file):
+    if not file.exists():
+        return None
+    return [image["file_name"] for image in json.loads(file.read_text())["images"]]
+
+
 def run(whole, *arguments):
     """Run the command line; returns its exit code and the names on each side."""
-    files = [whole.parent / side / f"{side}.json" for side in ("train", "val")]
-    code = split.main([str(whole), "--train", str(files[0]), "--val", str(files[1]), *arguments])
-    contents = [json.loads(file.read_text()) if file.exists() else None for file in files]
-    return code, *([i["file_name"] for i in c["images"]] if c else None for c in contents)
+    return split.main(_arguments(whole, *arguments)), *map(names_in, _files(whole))
 
 
 def fails(whole, capsys, *arguments):
@@ -89,6 +102,24 @@ def test_a_stretch_is_the_middle_of_each_group_and_its_neighbors_are_left_out(wh
     assert val == ["a_04.jpg", "a_05.jpg", "b_04.jpg", "b_05.jpg"]
     beside = ["02", "03", "06", "07"]
     assert train == [n for n in NAMES if n not in val and n[2:4] not in beside]
+
+
+def test_frames_are_in_the_order_of_their_numbers():
+    names = [f"frame_{n}.jpg" for n in range(30)]
+    assert group_names(sorted(names), "") == [names]
+
+
+def test_a_file_that_cannot_be_replaced_leaves_both_as_they_were(whole, capsys, monkeypatch):
+    _, train, val = run(whole)
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(f"not permitted: {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert split.main(_arguments(whole, "--overwrite", "--seed", "2")) == 1
+    assert "not permitted" in capsys.readouterr().err
+    assert [names_in(file) for file in _files(whole)] == [train, val]
 
 
 def test_without_groups_the_stretch_is_the_middle_of_all(whole):
@@ -141,7 +172,8 @@ def test_files_that_exist_are_not_replaced(whole, capsys):
     [
         (["--gap", "2"], "--gap is a number from 0 on, and needs --stretch"),
         (["--val-names", "x", "--stretch"], "--val-names goes without --group and --stretch"),
-        (["--share", "1"], "argument --share: found 1.0, expected a number between 0 and 1"),
+        (["--share", "1"], "argument --share: found 1, expected a number between 0 and 1"),
+        (["--val-names", "", "--group", "a"], "--val-names goes without --group and --stretch"),
         (["--val", "all.json"], "JSON, --train and --val must be three files"),
     ],
 )

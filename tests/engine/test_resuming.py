@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 from panoptic_lovasz import Trainer
 from panoptic_lovasz.data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from panoptic_lovasz.engine.stopping import interrupted_marker
+from panoptic_lovasz.errors import ConfigError
 from panoptic_lovasz.reporting.records import add_result, read_results
 
 RUN = ("SOLVER.MAX_ITER", "8", "SOLVER.CHECKPOINT_PERIOD", "2", "DATASETS.TEST", "()")
@@ -109,6 +110,16 @@ def test_a_resumed_trainer_with_a_loader_of_its_own_goes_on_with_it(
     assert all((item["image"] == 128).all() for item in batch)
     begins_anew = "build_train_loader takes no start_iter" in caplog.text
     assert begins_anew == (trainer_class is _Stock)
+
+
+def test_a_run_is_not_resumed_with_fewer_iterations_than_it_has(
+    make_trainer, no_evaluation, tmp_path
+):
+    make_trainer(tmp_path, "SOLVER.MAX_ITER", 2).train()
+    add_result(tmp_path, 2, {"panoptic_seg/PQ": 77.0})
+    with pytest.raises(ConfigError, match=r"MAX_ITER is 1, but the checkpoint in .* has 2 iterat"):
+        make_trainer(tmp_path, "SOLVER.MAX_ITER", 1, resume=True)
+    assert [row["panoptic_seg/PQ"] for row in read_results(tmp_path)] == [77.0]
 
 
 @pytest.mark.parametrize("resume", [False, True])

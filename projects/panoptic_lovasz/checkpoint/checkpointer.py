@@ -167,9 +167,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             )
         nothing_fits = self.model.state_dict().keys() <= set(result.missing_keys)
         if differences and (self._complete or nothing_fits):
+            trained = "; a trained network is asked for, such as OUTPUT_DIR's model_final.pth"
             raise CheckpointError(
                 f"weights {self._path} do not belong to the network that the config describes: "
-                f"{differences}"
+                f"{differences}{trained if self._complete else ''}"
             )
         return result
 

@@ -214,7 +214,10 @@ def _lists(cfg: CfgNode) -> Iterator[Check]:
     yield (
         "INPUT.MIN_SIZE_TRAIN",
         lambda value: above_0(value) and (not span or len(value) == 2),
-        "two sizes above 0, the least and the greatest" if span else "sizes above 0",
+        "two sizes above 0, the least and the greatest, since INPUT.MIN_SIZE_TRAIN_SAMPLING is "
+        "'range'"
+        if span
+        else "sizes above 0",
     )
     relative = cfg.INPUT.CROP.TYPE.startswith("relative")
     yield (

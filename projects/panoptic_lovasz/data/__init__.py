@@ -1,7 +1,8 @@
 """Panoptic data sets: the COCO panoptic format, registration, mapping and sampling.
 
 The format, its checks, statistics and converters need NumPy alone; ``register``, ``mapper``,
-``masks``, ``samplers``, ``augmentation``, ``class_counts`` and ``build`` are Detectron2's side.
+``masks``, ``samplers``, ``augmentation``, ``class_counts``, ``evaluation_sets`` and ``build`` are
+Detectron2's side.
 """
 
 from ..lazy import lazy_names

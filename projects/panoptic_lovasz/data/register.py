@@ -21,6 +21,7 @@ __all__ = [
     "entry_data_sets",
     "get_panoptic_classes",
     "get_panoptic_dataset_dicts",
+    "known_names",
     "load_registered",
     "missing_json_message",
     "register_coco_panoptic",
@@ -140,7 +141,7 @@ def get_panoptic_classes(names: Sequence[str]) -> PanopticClasses:
     classes = []
     for name in names:
         if name not in DatasetCatalog.list():
-            raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+            raise DatasetError(f"data set '{name}' is not registered{known_names()}")
         classes.append(PanopticClasses.from_metadata(MetadataCatalog.get(name)))
     for name, other in zip(names[1:], classes[1:], strict=True):
         for field in ("thing_classes", "stuff_classes", "thing_segment_ids", "stuff_segment_ids"):
@@ -212,7 +213,7 @@ def load_registered(name: str) -> list[dict[str, Any]]:
         DatasetError: if it is not registered, its metadata lack something, or its loader fails.
     """
     if name not in DatasetCatalog.list():
-        raise DatasetError(f"data set '{name}' is not registered{_known_names()}")
+        raise DatasetError(f"data set '{name}' is not registered{known_names()}")
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") != EVALUATOR_TYPE and metadata.get("panoptic_root"):
         PanopticClasses.from_metadata(metadata)  # says more than the KeyErrors of its loader
@@ -292,6 +293,7 @@ def _classes_of(json_file: str) -> PanopticClasses | None:
     return PanopticClasses.from_categories(read_categories(json_file), json_file)
 
 
-def _known_names() -> str:
+def known_names() -> str:
+    """The end of a message about a name that is not registered: which ones are."""
     own = [n for n in DatasetCatalog.list() if MetadataCatalog.get(n).get("panoptic_root")]
     return f"; registered panoptic data sets are: {', '.join(own)}" if own else ""

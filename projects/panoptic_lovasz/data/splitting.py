@@ -29,7 +29,7 @@ __all__ = [
 
 
 def group_names(names: Iterable[str], pattern: str) -> list[list[str]]:
-    """Groups of file names in which a regular expression finds the same text, in sorted order.
+    """Groups of file names in which a regular expression finds the same text, sorted by numbers.
 
     Args:
         names: file names.
@@ -44,12 +44,17 @@ def group_names(names: Iterable[str], pattern: str) -> list[list[str]]:
     except re.error as error:
         raise DatasetError(f"{shorten(pattern)} is not a regular expression: {error}") from None
     groups = defaultdict(list)
-    for name in sorted(names):
+    for name in sorted(names, key=_in_order):
         found = compiled.search(name)
         if found is None:
             raise DatasetError(f"the group pattern {shorten(pattern)} finds nothing in {name!r}")
         groups[found.group()].append(name)
     return list(groups.values())
+
+
+def _in_order(name: str) -> list[str | int]:
+    """A key that sorts frame_9 before frame_10; text and numbers take turns."""
+    return [int(t) if n % 2 else t for n, t in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def hold_out_groups(groups: Sequence[Sequence[str]], share: float, seed: int = 1) -> set[str]:
@@ -80,7 +85,7 @@ def hold_out_stretches(
 
     Args:
         groups: names in the order of time.
-        share: above 0, below 1.
+        share: above 0, below 1; of a group it is met to an image.
         gap: how many names before and after a stretch resemble it too much to train with.
 
     Returns:

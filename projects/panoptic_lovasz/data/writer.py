@@ -109,9 +109,13 @@ def write_coco_panoptic(
 
 def _check_free(json_file: Path, panoptic_dir: Path) -> None:
     if json_file.exists():
-        raise DatasetError(f"{json_file} exists already: remove it or choose another name")
+        raise DatasetError(
+            f"{json_file} exists already: overwrite it (--overwrite) or choose another name"
+        )
     if panoptic_dir.exists() and (not panoptic_dir.is_dir() or any(panoptic_dir.iterdir())):
-        raise DatasetError(f"{panoptic_dir} is not an empty folder: remove it or choose another")
+        raise DatasetError(
+            f"{panoptic_dir} is not an empty folder: overwrite (--overwrite) or choose another"
+        )
 
 
 def _write_sample(

@@ -28,6 +28,7 @@ from ..compat import ddp_on_any_device, reset_data_loader
 from ..config.checking import check_config, check_device, check_effects, check_proposals
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..data.build import clear_loader_errors, init_worker
+from ..data.evaluation_sets import check_evaluation_sets
 from ..errors import ConfigError
 from ..evaluation import build_evaluator
 from ..files import remove_unfinished
@@ -59,6 +60,7 @@ class Trainer(DefaultTrainer):
         Raises:
             ConfigError: if ``cfg`` has a value that cannot be used, or asks for mixed precision
                 without CUDA, or for Panoptic-DeepLab.
+            ConfigError, DatasetError: if DATASETS.TEST cannot be evaluated on.
         """
         check_config(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
@@ -72,6 +74,7 @@ class Trainer(DefaultTrainer):
                 "as docs/other_models.md says"
             )
         check_effects(cfg)
+        check_evaluation_sets(cfg)
         with ddp_on_any_device(cfg.MODEL.DEVICE):
             super().__init__(cfg)
 
@@ -218,6 +221,11 @@ class Trainer(DefaultTrainer):
         if resume:
             check_resumable(self.cfg)
         super().resume_or_load(resume)
+        if self.start_iter > self.max_iter:
+            raise ConfigError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but the checkpoint in {self.cfg.OUTPUT_DIR} "
+                f"has {self.start_iter} iterations: give at least as many, or another OUTPUT_DIR"
+            )
         comm.synchronize()
         if comm.is_main_process():
             marker.unlink(missing_ok=True)

@@ -46,9 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"found {value}, expected a number between 0 and 1")
+        raise argparse.ArgumentTypeError(f"found {text}, expected a number between 0 and 1")
     return value
 
 
@@ -56,17 +59,18 @@ def _run(args: argparse.Namespace) -> None:
     _check(args)
     from ..data.splitting import classes_of, split_coco_panoptic
     from ..errors import DatasetError
-    from ..files import write_text
 
-    files = [args.train, args.val]
-    for file in files:
+    for file in (args.train, args.val):
+        if file.is_dir():
+            raise DatasetError(f"{file} is a folder, expected the name of a JSON to write")
         if file.exists() and not args.overwrite:
             raise DatasetError(f"{file} exists already: --overwrite replaces it")
     parts = split_coco_panoptic(args.json, lambda names: _choose(names, args))
-    for file, part in zip(files, parts, strict=True):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(part))
-        print(f"{file}: {len(part['images'])} images")
+    _write(args.train, parts[0], args.val, parts[1])
+    total = sum(len(part["images"]) for part in parts)
+    for file, part in zip((args.train, args.val), parts, strict=True):
+        count = len(part["images"])
+        print(f"{file}: {count} images, {count / total:.0%}")
     train, val = map(classes_of, parts)
     for only, use in ((val - train, "evaluate"), (train - val, "train")):
         if only:
@@ -76,10 +80,22 @@ def _run(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.gap < 0 or (args.gap and not args.stretch):
         raise argparse.ArgumentError(None, "--gap is a number from 0 on, and needs --stretch")
-    if args.val_names and (args.group or args.stretch):
+    if args.val_names is not None and (args.group or args.stretch):
         raise argparse.ArgumentError(None, "--val-names goes without --group and --stretch")
     if len({file.resolve() for file in (args.json, args.train, args.val)}) < 3:
         raise argparse.ArgumentError(None, "JSON, --train and --val must be three files")
+
+
+def _write(train_file: Path, train: dict, val_file: Path, val: dict) -> None:
+    """Write both files or none: never one beside an older other, with images in common."""
+    from ..files import replacing
+
+    for file in (train_file, val_file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(val_file) as new_val, replacing(train_file) as new_train:
+        new_train.write_text(json.dumps(train))
+        new_val.write_text(json.dumps(val))
+        val_file.unlink(missing_ok=True)
 
 
 def _choose(
@@ -88,11 +104,13 @@ def _choose(
     """Names to evaluate with, and those for neither side."""
     from ..data.splitting import group_names, hold_out_groups, hold_out_stretches, read_names
 
-    if args.val_names:
+    if args.val_names is not None:
         return read_names(args.val_names, names), ()
     if args.stretch:
         return hold_out_stretches(group_names(names, args.group), args.share, args.gap)
     groups = group_names(names, args.group or ".+")
+    if args.group:
+        print(f"{len(groups)} groups of images")
     return hold_out_groups(groups, args.share, args.seed), ()
 
 

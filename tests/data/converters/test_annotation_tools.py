@@ -121,7 +121,7 @@ def _image(name, **fields):
 
 
 TOOLS = {  # section of the page: the JSON, where it lies, where the images lie
-    "CVAT": (_cvat, "annotations/instances_default.json", "images"),
+    "CVAT": (_cvat, "annotations/instances_default.json", "images/default"),
     "Label Studio": (_label_studio, "result.json", "."),
     "Roboflow": (_roboflow, "train/_annotations.coco.json", "train"),
     "Supervisely": (_supervisely, "ds1/annotations/instances.json", "ds1/images"),
