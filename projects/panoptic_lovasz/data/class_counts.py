@@ -38,11 +38,12 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
     if given is None:
         defaults = get_cfg()
         given = [key for key in COUNT_KEYS if flatten(cfg)[key] != flatten(defaults)[key]]
+    first = None  # with classes; the others must have the same
     for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
         metadata = MetadataCatalog.get(name)
         if metadata.get("stuff_dataset_id_to_contiguous_id") is None:
             missing_json = metadata.get("evaluator_type") == EVALUATOR_TYPE
-            if missing_json and not set(COUNT_KEYS) <= set(given):
+            if missing_json and not first and not set(COUNT_KEYS) <= set(given):
                 raise DatasetError(
                     f"{missing_json_message(name, metadata.panoptic_json)}. To use a model without "
                     f"the data, set {' and '.join(COUNT_KEYS)}, or take the config that training "
@@ -57,6 +58,11 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
         counts = (classes.num_things, classes.num_semantic)
         for (key, what), count in zip(COUNT_KEYS.items(), counts, strict=True):
             found = flatten(cfg)[key]
+            if first and found != count:
+                raise ConfigError(
+                    f"the data sets '{first}' and '{name}' have {found} and {count} {what}, "
+                    "expected the same classes"
+                )
             if key in given and found != count:
                 raise ConfigError(
                     f"{key} is {found}, but the data set '{name}' has {count} {what}; "
@@ -64,4 +70,4 @@ def set_class_counts(cfg: CfgNode, given: Collection[str] | None = None) -> None
                 )
             section, _, last = key.rpartition(".")
             setattr(functools.reduce(getattr, section.split("."), cfg), last, count)
-        given = list(COUNT_KEYS)  # the next data set must agree with this one
+        first = first or name

@@ -52,13 +52,13 @@ def group_names(names: Iterable[str], pattern: str) -> list[list[str]]:
     return list(groups.values())
 
 
-def _in_order(name: str) -> list[str | int]:
-    """A key that sorts frame_9 before frame_10; text and numbers take turns."""
-    return [int(t) if n % 2 else t for n, t in enumerate(re.split(r"([0-9]+)", name))]
+def _in_order(name: str) -> str:
+    """A key that sorts frame_9 before frame_10."""
+    return re.sub("[0-9]+", lambda number: number[0].zfill(20), name)
 
 
 def hold_out_groups(groups: Sequence[Sequence[str]], share: float, seed: int = 1) -> set[str]:
-    """The names of groups drawn at random, until ``share`` of all names is reached.
+    """The names of groups drawn at random, as many as fit into ``share`` of all names.
 
     Raises:
         DatasetError: if every group is larger than that.
