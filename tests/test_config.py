@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,15 @@ def test_an_unknown_key_is_an_error_with_the_nearest_known_one(write):
         load_config(write({"SOLVER": {"BASE_LRR": 1.0}}))
     with pytest.raises(ConfigError, match=r"options .*did you mean SOLVER.BASE_LR\?"):
         load_config(write({}), ["SOLVER.BASE_LRR", "1"])
+
+
+def test_an_unknown_section_is_an_error_with_the_nearest_known_one(write):
+    for content, nearest in [
+        ({"SOLVERS": {"BASE_LR": 1.0}}, "SOLVER"),
+        ({"MODEL": {"SEMSEG_HEAD": {"LOSS": {"NAME": "x"}}}}, "MODEL.SEM_SEG_HEAD"),
+    ]:
+        with pytest.raises(ConfigError, match=rf"did you mean {re.escape(nearest)}\?$"):
+            load_config(write(content))
 
 
 @pytest.mark.parametrize(

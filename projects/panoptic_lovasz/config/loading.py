@@ -218,11 +218,12 @@ def _keys_by_file(config_file: str) -> list[list[str]]:
 
 
 def _message(error: Exception, cfg: CN) -> str:
-    """What an error says in one line, with the known key that is most like an unknown one."""
+    """What an error says in one line, with the known key or section most like an unknown one."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     unknown = re.search(r"Non-existent (?:config )?key: (\S+)", text)
     if unknown:
-        similar = difflib.get_close_matches(unknown[1], flatten(cfg), n=1)
+        paths = [itertools.accumulate(key.split("."), "{}.{}".format) for key in flatten(cfg)]
+        similar = difflib.get_close_matches(unknown[1], {*itertools.chain(*paths)}, n=1)
         text += f"; did you mean {similar[0]}?" if similar else ""
     mismatch = _TYPE_MISMATCH.fullmatch(text)
     if mismatch:
