@@ -40,7 +40,7 @@ bench: setup  ## Measure the loss, inference and evaluation beside their peers
 soak: setup  ## Try what must not break: kills, damaged data, attacks, processes, precision
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.soak $(ARGS)
 
-mutation: setup  ## Find changes of losses and merging that no test notices; takes an hour
+mutation: setup  ## Find changes of losses and merging that no test notices; half an hour or more
 	$(PY) -m pip install --quiet --constraint requirements-bench.txt mutmut
 	$(PY) dev/mutation.py $(ARGS)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Panoptic segmentation of images, folders, videos or a camera, from a checkpoint.
 
-    python demo.py --checkpoint output/shapes --input photos/ --output pictures/
+    python demo.py --checkpoint output/demo --input photos/ --output pictures/
     python demo.py --config-file configs/... --input a.jpg b.jpg --output pictures/ \
         --opts MODEL.WEIGHTS model.pth
 

@@ -29,7 +29,7 @@ _NOTE = (
     "Mean ± standard deviation over the seeds, in percent. A difference is paired by seed: the "
     "runs of a pair begin with the same weights and, unless their samplers differ, see the same "
     "batches in the same order. It is called higher or lower if Student's 95 % interval of its "
-    "mean leaves out 0. That takes one comparison at a time: of many classes some are expected to "
+    "mean excludes 0. That takes one comparison at a time: of many classes some are expected to "
     "differ by chance."
 )
 

@@ -53,7 +53,7 @@ def _add_timm(cfg: CN) -> None:
     timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Batch normalization: "FrozenBN" (constant), "BN" or "SyncBN" (trained).
     timm.NORM = "FrozenBN"
-    # Stochastic depth: probability of the last block to be skipped in training.
+    # Stochastic depth: probability that the last block is skipped in training.
     timm.DROP_PATH_RATE = 0.0
     # Keep it in PyTorch's channels-last memory format: faster for depthwise convolutions on a CPU.
     timm.CHANNELS_LAST = False

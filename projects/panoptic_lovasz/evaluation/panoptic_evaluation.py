@@ -50,8 +50,8 @@ class PanopticQualityEvaluator(DatasetEvaluator):
         Args:
             dataset_name: name of a data set in the COCO panoptic format: registered by this
                 project or one of Detectron2's own.
-            output_dir: folder for ``panoptic_quality.json``, ``panoptic_quality.csv`` (per class)
-                and ``confusion_matrix.csv`` (pixels).
+            output_dir: folder for ``panoptic_quality.json``, ``panoptic_quality.csv`` (per class),
+                ``confusion_matrix.csv`` (pixels), ``per_image.csv`` and ``image_counts.npz``.
             distributed: gather the results of all processes; else evaluate each by itself.
             save_predictions: also write ``panoptic_predictions/*.png`` and
                 ``panoptic_predictions.json`` into output_dir, in COCO's submission format.

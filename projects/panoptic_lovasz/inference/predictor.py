@@ -42,7 +42,7 @@ class PanopticPredictor:
     Unlike Detectron2's ``DefaultPredictor``, which goes on working, it takes paths and PIL images,
     arrays in RGB, batches, and returns a :class:`PanopticResult`; the segmentation is the same.
 
-        predictor = PanopticPredictor.from_checkpoint("output/shapes")
+        predictor = PanopticPredictor.from_checkpoint("output/demo")
         predictor("photo.jpg").save("prediction.png")
         for result in predictor.predict(sorted(Path("photos").glob("*.jpg"))):
             print(result.source, [s.class_name for s in result.segments])

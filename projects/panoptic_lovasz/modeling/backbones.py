@@ -50,7 +50,7 @@ class TimmBackbone(Backbone):
                 of all processes ("SyncBN"), or constant ("FrozenBN"). Others are left as they are.
             freeze_at: freeze all layers up to the n-th feature map of the model, the
                 normalization among them; 0 freezes none. Of a ResNet, 1 is the stem.
-            drop_path_rate: probability in [0, 1) of the last block to be skipped in training,
+            drop_path_rate: probability in [0, 1) that the last block is skipped in training,
                 growing linearly from 0 at the first (stochastic depth, Huang et al. 2016).
             channels_last: keep weights and maps in PyTorch's channels-last memory format, which
                 depthwise convolutions on a CPU are faster in; shapes stay (B, C, H, W).

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--plot", metavar="PNG", type=Path, help="draw pixels and instances by class")
     add("--fix", action="store_true", help="write a repaired copy beside the original")
     add("--follow-links", action="store_true", help="let links lead out of the two folders")
-    add("--workers", type=cli.positive, metavar="N", help="threads (one a processor)")
+    add("--workers", type=cli.positive, metavar="N", help="threads (default: one per core)")
     add("--all", action="store_true", help="print every fault, not the first 50")
     add_instance_choices(parser.add_argument_group("of a COCO instances JSON"))
     return parser

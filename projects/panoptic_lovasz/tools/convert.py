@@ -24,6 +24,7 @@ RELEASES: dict[str, tuple[str, dict[str, int]]] = {
     "camvid": ("CamVid as SegNet published it, 11 classes", {"min_instance_area": 20}),
     "cityscapes": ("Cityscapes, from gtFine and leftImg8bit", {}),
 }
+_VOID = "ids of pixels without a class, in place of the default (%(default)s)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +53,11 @@ def _parser() -> argparse.ArgumentParser:
             release.add_argument(flag, type=int, default=default, metavar="N", help="(%(default)s)")
     labels = _add_folders(layouts, "labels", _labels, "a semantic and an instance PNG per image")
     labels.add_argument("--semantic", required=True, metavar="FOLDER", help="PNGs of category ids")
-    labels.add_argument("--instances", required=True, metavar="FOLDER", help="PNGs of numbers")
+    labels.add_argument(
+        "--instances", required=True, metavar="FOLDER", help="PNGs of instance numbers"
+    )
     labels.add_argument("--categories", required=True, metavar="JSON", help="id, name, isthing")
-    labels.add_argument("--void", type=int, nargs="*", default=[255], help="labels (%(default)s)")
+    labels.add_argument("--void", type=int, nargs="*", default=[255], help=_VOID)
     _add_follow_links(labels)
     coco = _add_folders(layouts, "coco", _coco, "COCO instances, with stuff as polygons or PNGs")
     coco.add_argument("--instances-json", required=True, metavar="JSON", help="polygons or RLE")
@@ -62,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_follow_links(coco)
     coco.add_argument("--stuff", metavar="FOLDER", help="PNGs of stuff ids")
     coco.add_argument("--stuff-categories", metavar="JSON", help="their categories: id, name")
-    coco.add_argument("--void", type=int, nargs="*", default=[0, 255], help="labels (%(default)s)")
+    coco.add_argument("--void", type=int, nargs="*", default=[0, 255], help=_VOID)
     return parser
 
 
@@ -95,7 +98,11 @@ def add_instance_choices(parser: argparse._ActionsContainer) -> None:
     add("--boxes-as-masks", action="store_true", help="fill the boxes of those without a mask")
     add("--keep-root", action="store_true", help="keep the supercategory of all as a class")
     add("--skip-missing", action="store_true", help="leave out images whose file is missing")
-    add("--stored-pixels", action="store_true", help="drawn before EXIF turns the images")
+    add(
+        "--stored-pixels",
+        action="store_true",
+        help="masks are of the pixels as stored, not as EXIF turns them",
+    )
 
 
 def instance_choices(args: argparse.Namespace) -> dict[str, Any]:

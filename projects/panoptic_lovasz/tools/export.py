@@ -22,9 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--config-file", metavar="FILE", help="config; set MODEL.WEIGHTS by --opts")
-    model.add_argument(
-        "--checkpoint", metavar="PATH", help="folder that training wrote, or a checkpoint in it"
-    )
+    text = "folder that training wrote, a checkpoint in it, or a published file or name"
+    model.add_argument("--checkpoint", metavar="PATH|NAME", help=text)
     parser.add_argument("--output", required=True, metavar="FILE", help="X.ts or X.onnx")
     parser.add_argument(
         "--image", metavar="FILE", help="an image with objects to trace with; default: noise"

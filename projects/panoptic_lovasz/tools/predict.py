@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--side-by-side", action="store_true", help="also write input and prediction in a row")
     add("--coco", action="store_true", help="also write COCO panoptic JSON and PNGs")
     add("--confidence-threshold", type=_probability, metavar="P", help="of things, 0 to 1")
-    add("--batch-size", type=cli.positive, default=1, metavar="N")
+    add("--batch-size", type=cli.positive, default=1, metavar="N", help="(%(default)s)")
     add("--max-pixels", type=cli.positive, metavar="N", help="refuse larger images (89 million)")
     add("--device", help='"cpu", "cuda", ...; default: the config\'s, if it is there')
     add(

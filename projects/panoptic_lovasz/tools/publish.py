@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     add("checkpoint", metavar="CHECKPOINT", help="weights that training wrote, or its OUTPUT_DIR")
     add("--name", required=True, help="the model's name, with which the files' names start")
     add("--output", default="published", metavar="DIR", type=Path, help="(%(default)s)")
-    add("--license", help="of the weights, such as CC-BY-4.0 (a published model's own)")
+    add("--license", help="of the weights, such as CC-BY-4.0 (default: a published model's own)")
     add("--half", action="store_true", help="half precision: half the bytes")
     add("--safetensors-only", action="store_true", help="no .pth and .pkl for Detectron2's tools")
     add("--picture", metavar="IMAGE", help="image for the card (first of the test set, if there)")
