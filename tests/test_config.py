@@ -337,6 +337,7 @@ def test_the_defaults_and_every_config_of_the_project_can_be_used():
         ("MODEL.RPN.IN_FEATURES", ["p9"], r"'p9'; it is in MODEL\.RPN\.IN_FEATURES \['p9'\]"),
         ("MODEL.FPN.IN_FEATURES", ["res9"], r"'res9'; it is in MODEL\.FPN\.IN_FEATURES"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16]], "cannot be built"),
+        ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", r"AssertionError: assert .*roi_heads\.py, line"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_line_that_leads_to_the_key(

@@ -100,6 +100,16 @@ def test_a_label_out_of_range_is_named_with_its_image(model):
         model.train()([_item(labels)])
 
 
+def test_an_error_of_a_loss_of_the_users_is_not_blamed_on_the_images(model, monkeypatch):
+    def broken(logits, target):
+        _, _, _, _, _ = logits.shape
+
+    monkeypatch.setattr(model.sem_seg_head, "losses", broken)
+    with pytest.raises(ValueError, match="unpack") as caught:
+        model.train()([_item()])
+    assert not isinstance(caught.value, DatasetError)
+
+
 @torch.no_grad()
 def test_inference_returns_what_detectron2_returns(model):
     image = torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)

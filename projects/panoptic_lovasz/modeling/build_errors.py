@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -24,7 +25,7 @@ def clear_build_errors(cfg: CfgNode) -> Iterator[None]:
     except ConfigError:
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {str(error) or _place(error)}".split())
         name = error.args[0] if isinstance(error, KeyError) and error.args else None
         keys = [
             f"{key} {value!r}"
@@ -36,3 +37,9 @@ def clear_build_errors(cfg: CfgNode) -> Iterator[None]:
         raise ConfigError(
             f"the network that MODEL.* describes cannot be built: {reason}{where}"
         ) from error
+
+
+def _place(error: Exception) -> str:
+    """The line of code that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.line} ({frame.filename}, line {frame.lineno})"

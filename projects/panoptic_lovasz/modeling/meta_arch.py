@@ -11,7 +11,7 @@ from detectron2.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
-from ..errors import ConfigError, DatasetError
+from ..errors import ConfigError, DatasetError, LabelError
 from ..merging import CombineRules, postprocess_panoptic
 
 __all__ = ["PanopticLovaszFPN", "logits_stride", "semantic_logits"]
@@ -109,7 +109,7 @@ class PanopticLovaszFPN(PanopticFPN):
             _check_training_item(item)
         try:
             return super().forward(batched_inputs)
-        except ValueError as error:
+        except LabelError as error:
             files = ", ".join(str(item.get("file_name", "?")) for item in batched_inputs)
             raise DatasetError(f"{error} (images of this batch: {files})") from error
 
