@@ -230,6 +230,9 @@ def test_a_data_set_of_another_format_is_an_error_that_says_which_to_take():
     metadata = MetadataCatalog.get("coco_2017_val_panoptic_separated")
     DatasetCatalog.register("street_separated", lambda: [{"file_name": "a", "annotations": []}])
     MetadataCatalog.get("street_separated").set(thing_classes=metadata.thing_classes)
+    with pytest.raises(DatasetError, match=r"format; panoptic_lovasz\.register_coco_panoptic"):
+        get_panoptic_dataset_dicts("street_separated", filter_empty=True)
+    DatasetCatalog.register("street", list)
     with pytest.raises(DatasetError, match="not in the panoptic format; 'street' is"):
         get_panoptic_dataset_dicts("street_separated", filter_empty=True)
 

@@ -316,6 +316,12 @@ def test_auto_falls_back_to_plain_pytorch_where_there_are_no_compiled_kernels(mo
         cross_entropy_lovasz(*make(), impl="numba")
 
 
+def test_tritons_kernels_asked_for_on_the_cpu_are_refused_with_the_reason(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs a GPU, but the logits are on the CPU"):
+        cross_entropy_lovasz(*make(), impl="triton")
+
+
 @pytest.mark.parametrize("spoiled", ["count", "weigh"])
 def test_compiled_kernels_are_not_used_where_they_give_something_else(spoiled):
     """A pass that is off by 1 % in one of its results, as a miscompiled one may be."""

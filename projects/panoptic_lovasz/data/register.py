@@ -228,13 +228,12 @@ def load_registered(name: str) -> list[dict[str, Any]]:
 
 def _check_dicts(name: str, dicts: Sequence[dict[str, Any]]) -> None:
     if any("segments_info" not in d for d in dicts):
+        plain = name.removesuffix("_separated")
+        known = plain != name and plain in DatasetCatalog
+        advice = "; panoptic_lovasz.register_coco_panoptic registers data that is"
         raise DatasetError(
             f"data set '{name}' has no segments_info: it is not in the panoptic format"
-            + (
-                f"; '{name.removesuffix('_separated')}' is"
-                if name.endswith("_separated")
-                else "; panoptic_lovasz.register_coco_panoptic registers data that is"
-            )
+            + (f"; '{plain}' is" if known else advice)
         )
     for n, record in enumerate(dicts):
         for field in ("file_name", "image_id"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from types import ModuleType
 
 import torch
@@ -17,7 +18,13 @@ __all__ = ["choose", "load"]
 
 @torch.compiler.assume_constant_result
 def choose(impl: str, device: torch.device) -> str:
-    """The implementation to take, see :attr:`.LossOptions.impl`: "auto" becomes another name."""
+    """The implementation to take, see :attr:`.LossOptions.impl`: "auto" becomes another name.
+
+    Raises:
+        ValueError: for "triton" on another device than a GPU, unless Triton interprets there.
+    """
+    if impl == "triton" and device.type == "cpu" and os.getenv("TRITON_INTERPRET") != "1":
+        raise ValueError('impl is "triton", which needs a GPU, but the logits are on the CPU')
     if impl != "auto":
         return impl
     kernels = compiled_kernels(f"{__name__}.{{}}_impl", device, agree)
