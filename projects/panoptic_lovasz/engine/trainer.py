@@ -60,7 +60,7 @@ class Trainer(DefaultTrainer):
         Raises:
             ConfigError: if ``cfg`` has a value that cannot be used, or asks for mixed precision
                 without CUDA, or for Panoptic-DeepLab.
-            ConfigError, DatasetError: if DATASETS.TEST cannot be evaluated on.
+            ConfigError, DatasetError: see :func:`.check_evaluation_sets`.
         """
         check_config(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():

@@ -21,7 +21,7 @@ def choose(impl: str, device: torch.device) -> str:
     """The implementation to take, see :attr:`.LossOptions.impl`: "auto" becomes another name.
 
     Raises:
-        ValueError: for "triton" on another device than a GPU, unless Triton interprets there.
+        ValueError: for "triton" on the CPU, unless Triton interprets its kernels.
     """
     if impl == "triton" and device.type == "cpu" and os.getenv("TRITON_INTERPRET") != "1":
         raise ValueError('impl is "triton", which needs a GPU, but the logits are on the CPU')
