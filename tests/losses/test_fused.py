@@ -16,6 +16,7 @@ from panoptic_lovasz.losses import (
     fused,
     kernels,
     lovasz_hinge,
+    lovasz_sigmoid,
     lovasz_softmax,
 )
 from panoptic_lovasz.losses.kernels import torch_impl
@@ -417,7 +418,14 @@ def test_ignored_pixels_add_nothing_to_the_counters():
         ({"scale_factor": 1.5}, "positive integer"),
         ({"num_bins": 0}, "num_bins"),
         ({"impl": "cuda"}, "auto, torch, numba, triton, not 'cuda'"),
+        ({"scale_factor": None}, "scale_factor must be a positive integer, not None"),
+        ({"num_bins": 10.5}, "num_bins must be a positive integer"),
+        ({"ce_weight": None}, "ce_weight must be a number, not None"),
+        ({"lovasz_weight": torch.ones(())}, "region_weight must be a number"),
         ({"classes": "none"}, '"present", "all"'),
+        ({"classes": None}, '"present", "all" or a list of classes, not None'),
+        ({"classes": 1}, '"present", "all" or a list of classes, not 1'),
+        ({"offsets": [1, 2]}, r"offsets are for points, logits \(N, C\); the logits are \(2, 5"),
         ({"class_weights": [1.0, 2.0]}, "5 classes"),
     ],
 )
@@ -427,8 +435,33 @@ def test_arguments_that_cannot_be_are_errors(options, message):
         cross_entropy_lovasz(logits, target, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ignore_idx": 2}, "there is no option 'ignore_idx'; did you mean ignore_index"),
+        ({"region": "dice"}, "region is an option of cross_entropy_region"),
+        ({"region_weight": 2.0}, "region_weight is an option of .* with the weight lovasz_weight"),
+        ({"ignore_index": None}, "ignore_index must be an integer, not None; a label that does n"),
+        ({"ignore_index": 1.5}, "ignore_index must be an integer"),
+    ],
+)
+def test_options_that_there_are_not_and_types_that_are_wrong_are_told(options, message):
+    with pytest.raises(TypeError, match=message):
+        cross_entropy_lovasz(*make(), **options)
+
+
+def test_whole_numbers_may_be_floats():
+    found = cross_entropy_lovasz(*make(), scale_factor=4.0, num_bins=64.0)
+    assert found == cross_entropy_lovasz(*make(), num_bins=64)
+
+
 def test_types_and_dimensions_are_checked():
     logits, target = make()
+    for loss in (cross_entropy_lovasz, lovasz_softmax, lovasz_hinge, lovasz_sigmoid):
+        with pytest.raises(TypeError, match="logits must be a tensor, not ndarray"):
+            loss(logits.detach().numpy(), target)
+        with pytest.raises(TypeError, match="target must be a tensor, not ndarray"):
+            loss(logits, target.numpy())
     with pytest.raises(ValueError, match="B, C, h, w"):
         cross_entropy_lovasz(logits[0], target)
     with pytest.raises(ValueError, match="B, C, h, w"):

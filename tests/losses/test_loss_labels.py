@@ -127,7 +127,13 @@ def test_on_cuda_a_label_out_of_range_is_reported_without_harm_to_the_device(lab
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 255, 300])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.uint8, torch.int8, torch.int16, torch.int32),
+        *(torch.uint16, torch.uint32, torch.uint64),
+    ],
+)
 @pytest.mark.parametrize("method", ["binned", "exact"])
 def test_an_ignore_index_that_the_labels_type_cannot_hold_is_not_a_class(
     ignore_index, dtype, method

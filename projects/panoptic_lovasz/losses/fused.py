@@ -24,6 +24,8 @@ from .options import LossOptions
 
 __all__ = [
     "as_images",
+    "check_logits",
+    "check_offsets",
     "cross_entropy_lovasz",
     "cross_entropy_region",
     "fused_loss",
@@ -60,7 +62,13 @@ def cross_entropy_lovasz(
     Returns:
         Cross-entropy and Lovász loss, 0-dim float32, each multiplied by its weight.
     """
-    chosen = LossOptions(region="lovasz", region_weight=lovasz_weight, **options)
+    for name in ("region", "region_weight"):
+        if name in options:
+            raise TypeError(
+                f"{name} is an option of cross_entropy_region; the region term of "
+                "cross_entropy_lovasz is 'lovasz', with the weight lovasz_weight"
+            )
+    chosen = LossOptions.of(region="lovasz", region_weight=lovasz_weight, **options)
     return fused_loss(logits, target, chosen, offsets)
 
 
@@ -92,7 +100,7 @@ def cross_entropy_region(
         TypeError: logits that are not floating, a target that is not of an integer type, or an
             option that there is not.
     """
-    return fused_loss(logits, target, LossOptions(**options), offsets)
+    return fused_loss(logits, target, LossOptions.of(**options), offsets)
 
 
 def fused_loss(
@@ -100,7 +108,9 @@ def fused_loss(
 ) -> tuple[Tensor, Tensor]:
     """:func:`cross_entropy_region` with its options as one value."""
     options.check()
+    check_logits(logits)
     target = as_labels(target, options.ignore_index)
+    check_offsets(offsets, logits)
     if logits.dim() == 2:
         clouds = offsets if options.per_image else None
         logits, target = as_images(logits, target, options.ignore_index, clouds)
@@ -113,11 +123,28 @@ def fused_loss(
         raise ValueError(f"more than {MAX_PIXELS} pixels in one group; use per_image=True")
     options = options._replace(
         scale_factor=int(options.scale_factor),
+        num_bins=int(options.num_bins),
         class_weights=as_class_weights(options.class_weights, num_classes, logits.device),
         impl=choose(options.impl, logits.device) if target.numel() else "torch",
     )
     ce, region = operator.cross_entropy_region(logits.contiguous(), target.contiguous(), options)
     return ce.to(device), region.to(device)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise a TypeError for what is no floating tensor."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, not {type(logits).__name__}")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be floating, not {logits.dtype}")
+
+
+def check_offsets(offsets: Sequence[int] | None, logits: Tensor) -> None:
+    """Raise a ValueError for offsets of what is not points."""
+    if offsets is not None and logits.dim() != 2:
+        raise ValueError(
+            f"offsets are for points, logits (N, C); the logits are {tuple(logits.shape)}"
+        )
 
 
 def with_float64(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +202,6 @@ def as_images(
 
 
 def _check_shapes(logits: Tensor, target: Tensor, scale_factor: int) -> None:
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, not {logits.dtype}")
     if logits.dim() != 4 or logits.shape[1] < 1:
         raise ValueError(
             f"logits must be of shape (B, C, h, w) or (N, C), not {tuple(logits.shape)}"

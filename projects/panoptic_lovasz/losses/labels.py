@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ __all__ = [
     "as_labels",
     "balancing_weights",
     "check_class_weights",
+    "check_classes",
     "check_labels",
     "check_labels_later",
     "class_shares",
@@ -27,14 +29,24 @@ __all__ = [
 ]
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # for which PyTorch has few operations
 
 
 def as_labels(target: Tensor, ignore_index: int) -> Tensor:
     """Labels in a type that holds ``ignore_index`` too: in uint8, -100 would be class 156.
 
     Raises:
-        TypeError: the labels are not of an integer type.
+        TypeError: the labels are no tensor of an integer type, or ``ignore_index`` is no integer.
     """
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, not {type(target).__name__}")
+    if not isinstance(ignore_index, numbers.Integral):
+        raise TypeError(
+            f"ignore_index must be an integer, not {ignore_index!r}; a label that does not occur, "
+            "such as -1, ignores nothing"
+        )
+    if target.dtype in _WIDE_UNSIGNED:
+        return target.long()
     if target.dtype not in _INTEGERS:
         raise TypeError(f"target must be of an integer dtype, not {target.dtype}")
     holds = torch.iinfo(target.dtype)
@@ -62,8 +74,8 @@ def check_labels(extremes: Tensor, num_classes: int, ignore_index: int) -> None:
         if not 0 <= label < num_classes:
             raise LabelError(
                 f"label {label} in the semantic ground truth: expected 0 to {num_classes - 1} "
-                f"(the logits have {num_classes} channels), or ignore_index, which is "
-                f"{ignore_index}. Check the class ids of the data and the number of classes."
+                f"for {num_classes} classes, or ignore_index, which is {ignore_index}. Check the "
+                "class ids of the data and the number of classes."
             )
 
 
@@ -148,11 +160,8 @@ def class_shares(
         ValueError: ``classes`` is something else, or a class outside [0, C).
     """
     num_classes = present.shape[1]
+    check_classes(classes)
     if isinstance(classes, str):
-        if classes not in ("present", "all"):
-            raise ValueError(
-                f'classes must be "present", "all" or a list of classes, not "{classes}"'
-            )
         shares = present.double()
     else:
         chosen = listed_classes(tuple(classes), num_classes, present.device)
@@ -164,6 +173,13 @@ def class_shares(
         shares *= class_weights
     total = shares.sum(1, keepdim=True)
     return shares / total.masked_fill(total == 0, 1)
+
+
+def check_classes(classes: str | Sequence[int]) -> None:
+    """Raise a ValueError for what does not say which classes to average over."""
+    is_name = isinstance(classes, str)
+    if classes not in ("present", "all") if is_name else not isinstance(classes, Iterable):
+        raise ValueError(f'classes must be "present", "all" or a list of classes, not {classes!r}')
 
 
 def listed_classes(classes: tuple[int, ...], num_classes: int, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .fused import as_images, fused_loss, with_float64
+from .fused import as_images, check_logits, check_offsets, fused_loss, with_float64
 from .labels import as_class_weights, as_labels
 from .options import LossOptions
 from .sorting import at_least_float32, exact_lovasz_softmax, sorted_loss, valid_labels
@@ -58,8 +58,10 @@ def lovasz_softmax(
     Returns:
         0-dim float32.
     """
-    _check_shapes(logits, target)
+    check_logits(logits)
     target = as_labels(target, ignore_index)
+    _check_shapes(logits, target)
+    check_offsets(offsets, logits)
     if method == "exact":
         if process_group is not None:
             raise ValueError('process_group needs method="binned"')
@@ -110,17 +112,15 @@ def lovasz_hinge(
         ValueError: shapes that differ, or a target other than 0, 1 and ``ignore_index``.
         TypeError: logits that are not floating or a target that is not of an integer type.
     """
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, not {logits.dtype}")
+    check_logits(logits)
+    target = _as_binary(target, ignore_index)
     if logits.dim() < 2 or logits.shape != target.shape:
         raise ValueError(
             "logits and target must both be of shape (B, *spatial), not "
             f"{tuple(logits.shape)} and {tuple(target.shape)}"
         )
-    if target.dtype == torch.bool:
-        target = target.to(torch.uint8)
     device = logits.device
-    logits, target = with_float64(logits, as_labels(target, ignore_index))
+    logits, target = with_float64(logits, target)
     with torch.autocast(logits.device.type, enabled=False):
         logits, target = logits.flatten(1), target.flatten(1)
         if not per_image:
@@ -169,6 +169,8 @@ def lovasz_sigmoid(
         ValueError: shapes that differ, or an option out of its range.
         TypeError: logits that are not floating or a target that is not of an integer type.
     """
+    check_logits(logits)
+    target = _as_binary(target, ignore_index)
     if logits.dim() < 2 + multilabel or logits.shape != target.shape:
         shape = "(B, C, *spatial)" if multilabel else "(B, *spatial)"
         raise ValueError(
@@ -177,9 +179,6 @@ def lovasz_sigmoid(
         )
     if classes not in ("present", "all"):
         raise ValueError(f'classes must be "present" or "all", not {classes!r}')
-    if target.dtype == torch.bool:
-        target = target.to(torch.uint8)
-    target = as_labels(target, ignore_index)
     logits, target = (_as_maps(x, multilabel, per_image) for x in (logits, target))
     if classes == "present":
         # A label that cannot be keeps its map, for the check to find it.
@@ -197,6 +196,12 @@ def lovasz_sigmoid(
     return fused_loss(torch.stack((torch.zeros_like(logits), logits), 1), target, options)[1]
 
 
+def _as_binary(target: Tensor, ignore_index: int) -> Tensor:
+    """Labels of an integer type, of bool as well."""
+    is_bool = isinstance(target, Tensor) and target.dtype == torch.bool
+    return as_labels(target.to(torch.uint8) if is_bool else target, ignore_index)
+
+
 def _as_maps(x: Tensor, multilabel: bool, per_image: bool) -> Tensor:
     """(B, *spatial) or (B, C, *spatial) to (maps, height, width)."""
     if not multilabel:
@@ -207,8 +212,6 @@ def _as_maps(x: Tensor, multilabel: bool, per_image: bool) -> Tensor:
 
 
 def _check_shapes(logits: Tensor, target: Tensor) -> None:
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating, not {logits.dtype}")
     if logits.dim() < 2 or logits.shape[1] < 1:
         raise ValueError(
             f"logits must be of shape (B, C, *spatial) or (N, C), not {tuple(logits.shape)}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import numbers
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch import Tensor
+
+from .labels import check_classes
 
 __all__ = ["IMPLEMENTATIONS", "REGIONS", "LossOptions"]
 
@@ -56,21 +60,35 @@ class LossOptions(NamedTuple):
     process_group: dist.ProcessGroup | None = None
     impl: str = "auto"
 
+    @classmethod
+    def of(cls, **options: Any) -> LossOptions:
+        """Options by name.
+
+        Raises:
+            TypeError: there is no such option.
+        """
+        for name in options:
+            if name not in cls._fields:
+                near = difflib.get_close_matches(name, cls._fields, 1) or cls._fields
+                raise TypeError(f"there is no option {name!r}; did you mean {' or '.join(near)}?")
+        return cls(**options)
+
     def check(self) -> None:
         """Raise a ValueError for an option out of its range that does not depend on the logits."""
-        if self.scale_factor < 1 or self.scale_factor != int(self.scale_factor):
-            raise ValueError(f"scale_factor must be a positive integer, not {self.scale_factor}")
-        if self.num_bins < 1:
-            raise ValueError(f"num_bins must be positive, not {self.num_bins}")
+        for name in ("scale_factor", "num_bins"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real) or value < 1 or value % 1 != 0:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        for name in ("ce_weight", "region_weight", "tversky_alpha", "tversky_beta"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real):  # a tensor would get no gradient
+                raise ValueError(f"{name} must be a number, not {value!r}")
         if self.region not in REGIONS:
             raise ValueError(f"region must be one of {', '.join(REGIONS)}, not {self.region!r}")
         if self.impl not in IMPLEMENTATIONS:
             expected = ", ".join(IMPLEMENTATIONS)
             raise ValueError(f"impl must be one of {expected}, not {self.impl!r}")
-        if isinstance(self.classes, str) and self.classes not in ("present", "all"):
-            raise ValueError(
-                f'classes must be "present", "all" or a list of classes, not "{self.classes}"'
-            )
+        check_classes(self.classes)
         for name in ("tversky_alpha", "tversky_beta"):
             weight = getattr(self, name)
             if not (math.isfinite(weight) and weight >= 0):

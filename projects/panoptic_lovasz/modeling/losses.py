@@ -9,7 +9,7 @@ keyword arguments, see :class:`CrossEntropyLovaszLoss`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "CrossEntropyLovaszLoss",
     "CrossEntropyTverskyLoss",
     "LovaszSoftmaxLoss",
+    "as_named",
     "build_sem_seg_loss",
 ]
 
@@ -42,9 +43,14 @@ Registry of losses of the semantic head, named by ``cfg.MODEL.SEM_SEG_HEAD.LOSS.
 
 A registered class is made with the keyword arguments that its classmethod ``from_config(cfg)``
 returns, or with ``cfg`` if it has none. Called with logits (B, C, h, w) and int64 labels
-(B, h s, w s), where s is ``cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE``, it returns a dict of scalars;
-their names start with "loss" and are those that appear in the log.
+(B, h s, w s), where s is ``cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE``, it returns a dict of scalars,
+or a single one; their names start with "loss" and are those that appear in the log.
 """
+
+
+def as_named(losses: Tensor | Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """Losses by name; a single one gets the name that is given."""
+    return {name: losses} if isinstance(losses, Tensor) else losses
 
 
 def build_sem_seg_loss(cfg: Any) -> nn.Module:
@@ -105,7 +111,7 @@ class CrossEntropyLovaszLoss(nn.Module):
         self.lovasz_ramp_iters = lovasz_ramp_iters
         self.method = method
         self.global_batch = global_batch
-        self.options = LossOptions(
+        self.options = LossOptions.of(
             region=self.region,
             region_weight=lovasz_weight if self.region in self.terms else 0.0,
             **options,
