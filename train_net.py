@@ -35,6 +35,8 @@ def setup(args):
         opts = ["MODEL.DEVICE", "cpu", *opts]
     cfg = load_config(args.config_file, opts)
     cfg.freeze()
+    if not args.eval_only:
+        Trainer.check(cfg)
     if args.resume and not args.eval_only:
         check_resumable(cfg)
     if args.config_file.endswith(".safetensors"):

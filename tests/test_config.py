@@ -9,7 +9,13 @@ from detectron2.modeling import build_model
 
 from panoptic_lovasz import Trainer, add_panoptic_lovasz_config, load_config
 from panoptic_lovasz.comparison.runs import plan_runs
-from panoptic_lovasz.config import check_config, check_device, check_effects, defaults
+from panoptic_lovasz.config import (
+    check_config,
+    check_device,
+    check_training,
+    defaults,
+    load_found_config,
+)
 from panoptic_lovasz.data import make_shapes
 from panoptic_lovasz.errors import ConfigError, DatasetError
 from panoptic_lovasz.modeling import clear_build_errors
@@ -208,17 +214,10 @@ def test_options_that_do_not_fit_are_an_error(write):
         ("MODEL.PANOPTIC_FPN.COMBINE.IMPL", "faster", "one of 'fast', 'detectron2'"),
         ("MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH", "1.5", "a number from 0 to 1"),
         ("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]", "a number above 0 for each of the 3 channels"),
-        ("DATALOADER.SAMPLER_TRAIN", "Sampler", "one of 'TrainingSampler'"),
         ("DATALOADER.NUM_WORKERS", "-1", "a number not below 0"),
-        ("INPUT.RANDOM_FLIP", "both", "one of 'horizontal', 'vertical', 'none'"),
         ("INPUT.FORMAT", "GBR", "one of 'BGR', "),
-        ("INPUT.CROP.TYPE", "relative_size", "'relative_range'"),
         ("INPUT.CROP.SIZE", "[0.9, 512]", "height and width above 0, at most 1 of the image"),
         ("INPUT.MIN_SIZE_TRAIN", "()", "sizes above 0"),
-        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "random", "one of 'choice', 'range'"),
-        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "one of 'value', 'norm'"),
-        ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "one of 'WarmupMultiStepLR', 'WarmupCosineLR'"),
-        ("SOLVER.WARMUP_METHOD", "burnin", "one of 'linear', 'constant'"),
         ("SOLVER.BASE_LR", "0.0", "a number above 0"),
         ("SOLVER.BASE_LR", "1e999", "a finite number"),
         ("SOLVER.BASE_LR", "1", "the type float"),
@@ -245,6 +244,27 @@ def test_a_value_that_cannot_be_used_is_one_line_with_key_value_and_what_is_poss
     found = "inf" if value == "1e999" else value
     assert key in message and expected in message and "\n" not in message
     assert found in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("DATALOADER.SAMPLER_TRAIN", "Sampler", "one of 'TrainingSampler'"),
+        ("INPUT.RANDOM_FLIP", "both", "one of 'horizontal', 'vertical', 'none'"),
+        ("INPUT.CROP.TYPE", "relative_size", "'relative_range'"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "random", "one of 'choice', 'range'"),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full", "one of 'value', 'norm'"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Cosine", "one of 'WarmupMultiStepLR', 'WarmupCosineLR'"),
+        ("SOLVER.WARMUP_METHOD", "burnin", "one of 'linear', 'constant'"),
+    ],
+)
+def test_what_a_training_alone_reads_is_checked_there_and_there_alone(key, value, expected):
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    cfg = load_config(config, [*WITHOUT_DATA, key, value])
+    with pytest.raises(ConfigError) as caught:
+        Trainer.check(cfg)
+    message = str(caught.value)
+    assert key in message and value in message and expected in message and "\n" not in message
 
 
 LOSS = "MODEL.SEM_SEG_HEAD.LOSS"
@@ -299,19 +319,40 @@ def test_what_would_have_no_effect_on_a_training_is_refused_there_and_there_alon
 def test_keys_of_parts_that_a_network_does_not_have_are_not_looked_at(options):
     config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
     network = ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]
-    check_effects(load_config(config, [*WITHOUT_DATA, *network, *options]))
+    check_training(load_config(config, [*WITHOUT_DATA, *network, *options]))
+
+
+def test_a_plugin_adds_keys_of_its_own(write, tmp_path, monkeypatch):
+    (tmp_path / "plugin_with_keys.py").write_text(
+        f"def add_config(cfg):\n    cfg.{LOSS}.GAMMA = 2.0\n    cfg.MODEL.MINE = 'there'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PANOPTIC_LOVASZ_PLUGINS", "plugin_with_keys")
+    config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
+    stock_head = ["MODEL.SEM_SEG_HEAD.NAME", "SemSegFPNHead"]
+    cfg = load_config(config, [*WITHOUT_DATA, f"{LOSS}.GAMMA", 3.0, *stock_head])
+    check_training(cfg)
+    assert cfg.MODEL.SEM_SEG_HEAD.LOSS.GAMMA == 3.0 and cfg.MODEL.MINE == "there"
+    cfg.MODEL.MINE = "elsewhere"
+    found = tmp_path / "found.yaml"
+    found.write_text(cfg.dump())
+    cfg = load_found_config(found)
+    assert cfg.MODEL.SEM_SEG_HEAD.LOSS.GAMMA == 3.0 and cfg.MODEL.MINE == "there"
+    monkeypatch.delenv("PANOPTIC_LOVASZ_PLUGINS")
+    with pytest.raises(ConfigError, match=r"MODEL\.MINE"):
+        load_found_config(found)
 
 
 def test_heads_that_read_the_keys_of_the_losses_may_have_them():
     config = PROJECT / "configs/quick_schedules/panoptic_lovasz_shapes.yaml"
     mask = "MODEL.ROI_MASK_HEAD"
     own = [f"{mask}.NAME", "LovaszMaskHead", f"{mask}.LOVASZ_WEIGHT", 1.0]
-    check_effects(load_config(config, [*WITHOUT_DATA, *own]))
-    check_effects(load_config(config, [*WITHOUT_DATA, f"{LOSS}.LOVASZ_START_ITER", 100]))
+    check_training(load_config(config, [*WITHOUT_DATA, *own]))
+    check_training(load_config(config, [*WITHOUT_DATA, f"{LOSS}.LOVASZ_START_ITER", 100]))
     # DeepLab's head has a cross-entropy of its own, which this one joins
     deeplab = PROJECT / "configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_lovasz_R_103.yaml"
     options = [*WITHOUT_DATA, *ALONE, f"{LOSS}.LOVASZ_START_ITER", 100]
-    check_effects(load_config(deeplab, options))
+    check_training(load_config(deeplab, options))
 
 
 def test_rules_of_merging_that_detectron2s_architecture_would_ignore_are_refused():

@@ -22,6 +22,7 @@ TASKS = {"panoptic_seg", "sem_seg", "bbox", "segm"}
 def cfg(tmp_path):
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "PanopticLovaszFPN"
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return cfg
 
@@ -134,6 +135,7 @@ from detectron2.utils import comm
 def main(args):
     cfg = get_cfg()
     add_panoptic_lovasz_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "PanopticLovaszFPN"
     cfg.OUTPUT_DIR = "output"
     register_coco_panoptic("toy", *args.paths)
     evaluator = build_evaluator(cfg, "toy")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from ..config import check_config, check_effects, set_options
+from ..config import check_config, check_training, set_options
 from ..errors import ConfigError
 from .train import RESULT_FILE
 
@@ -59,7 +59,7 @@ def plan_runs(
             where = f"loss '{name}' ({', '.join(changes)})"
             set_options(own, [x for pair in values.items() for x in pair], where)
             check_config(own)
-            check_effects(own)
+            check_training(own)
             runs.append(Run(name, seed, folder, own, _key(own)))
     return runs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -33,7 +33,7 @@ from ..modeling import SEM_SEG_LOSS_REGISTRY
 from .combinations import Check, combinations, effects
 from .projects import default_config
 
-__all__ = ["check_config", "check_device", "check_effects", "check_proposals"]
+__all__ = ["READ_BY", "check_config", "check_device", "check_proposals", "check_training"]
 
 _NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 _POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
@@ -41,12 +41,8 @@ _BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 
 # What Detectron2 and this project know under each key: names, or the registry that has them.
 _CHOICES: dict[str, Registry | Iterable] = {
-    "DATALOADER.SAMPLER_TRAIN": SAMPLERS,
-    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
     "INPUT.FORMAT": ("BGR", *Image.MODES, "YUV-BT.601"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
@@ -72,9 +68,24 @@ _CHOICES: dict[str, Registry | Iterable] = {
     "MODEL.SEM_SEG_HEAD.LOSS.NAME": SEM_SEG_LOSS_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NAME": SEM_SEG_HEADS_REGISTRY,
     "MODEL.SEM_SEG_HEAD.NORM": _NORMS,
+}
+_TRAINING_CHOICES: dict[str, Iterable] = {
+    "DATALOADER.SAMPLER_TRAIN": SAMPLERS,
+    "INPUT.CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": tuple(kind.value for kind in GradientClipType),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
+}
+# The trainer's method that reads a key: one of a subclass's own may know other names.
+READ_BY = {
+    "build_train_loader": (
+        *("DATALOADER.SAMPLER_TRAIN", "INPUT.CROP.TYPE"),
+        *("INPUT.MIN_SIZE_TRAIN_SAMPLING", "INPUT.RANDOM_FLIP"),
+    ),
+    "build_optimizer": ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "SOLVER.OPTIMIZER"),
+    "build_lr_scheduler": ("SOLVER.LR_SCHEDULER_NAME", "SOLVER.WARMUP_METHOD"),
 }
 _MORE_NAMES = {  # what works beside the registered ones
     "MODEL.PROPOSAL_GENERATOR.NAME": ("PrecomputedProposals",),
@@ -136,13 +147,20 @@ def check_config(cfg: CfgNode) -> None:
         loss.from_config(cfg)  # a loss knows best what its options may be
 
 
-def check_effects(cfg: CfgNode) -> None:
-    """Check, of a checked config, that what is set for a training has an effect on it.
+def check_training(cfg: CfgNode, own_builders: Collection[str] = ()) -> None:
+    """Check, of a checked config, what a training alone reads, and that it has an effect on it.
+
+    Args:
+        cfg: the config.
+        own_builders: the methods of ``READ_BY`` that are not the trainer's; their keys may have any
+            value.
 
     Raises:
-        ConfigError: one line with the key, the value and what has an effect.
+        ConfigError: one line with the key, the value and what is possible or has an effect.
     """
-    _raise_first(flatten(cfg), effects(cfg, _defaults()))
+    any_value = {key for name in own_builders for key in READ_BY[name]}
+    checks = itertools.chain(_choices(_TRAINING_CHOICES), effects(cfg, _defaults()))
+    _raise_first(flatten(cfg), (check for check in checks if check[0] not in any_value))
 
 
 def _raise_first(values: dict[str, Any], *checks: Iterable[Check]) -> None:
@@ -188,16 +206,20 @@ def _single(values: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Check]
             yield key, lambda value: value is not None, expected
         if isinstance(default, float) and key != "SOLVER.CLIP_GRADIENTS.NORM_TYPE":
             yield key, lambda value: value is None or math.isfinite(value), "a finite number"
-    for key, names in _CHOICES.items():
-        names = [name for name, _ in names] if isinstance(names, Registry) else list(names)
-        names += _MORE_NAMES.get(key, ())
-        yield key, names.__contains__, f"one of {', '.join(map(repr, names))}"
+    yield from _choices(_CHOICES)
     for key in _ABOVE_0:
         yield key, lambda value: value > 0, "a number above 0"
     for key in _NOT_BELOW_0:
         yield key, lambda value: value is None or value >= 0, "a number not below 0"
     for key in _FROM_0_TO_1:
         yield key, lambda value: 0 <= value <= 1, "a number from 0 to 1"
+
+
+def _choices(choices: dict[str, Any]) -> Iterator[Check]:
+    for key, names in choices.items():
+        names = [name for name, _ in names] if isinstance(names, Registry) else list(names)
+        names += _MORE_NAMES.get(key, ())
+        yield key, names.__contains__, f"one of {', '.join(map(repr, names))}"
 
 
 def _lists(cfg: CfgNode) -> Iterator[Check]:

@@ -122,7 +122,7 @@ def _merging(cfg: CfgNode) -> Iterator[Check]:
 def _semantic_loss(cfg: CfgNode, defaults: Mapping[str, Any]) -> Iterator[Check]:
     head, loss = _loss_head(cfg), cfg.MODEL.SEM_SEG_HEAD.LOSS
     if _is_stock(SEM_SEG_HEADS_REGISTRY, head):
-        for key in flatten(loss, f"{_LOSS}."):
+        for key in filter(defaults.__contains__, flatten(loss, f"{_LOSS}.")):  # not a plugin's
             yield (
                 key,
                 functools.partial(operator.eq, defaults[key]),

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Collection, Sequence
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -31,6 +32,7 @@ __all__ = ["load_config", "load_found_config", "set_options", "shareable"]
 logger = logging.getLogger(__name__)
 
 # Environment variable: modules of the user's own, with commas, that register losses, backbones ...
+# A function add_config(cfg) of such a module adds its keys, with their defaults.
 PLUGINS_VARIABLE = "PANOPTIC_LOVASZ_PLUGINS"
 
 _TYPE_MISMATCH = re.compile(  # yacs's message
@@ -123,18 +125,24 @@ def shareable(cfg: CN) -> CN:
 
 
 def _default_config() -> CN:
-    _import_plugins()
-    return default_config()
+    cfg = default_config()
+    for plugin in _import_plugins():
+        if hasattr(plugin, "add_config"):
+            plugin.add_config(cfg)
+    return cfg
 
 
-def _import_plugins() -> None:
-    for name in filter(None, os.getenv(PLUGINS_VARIABLE, "").split(",")):
+def _import_plugins() -> list[ModuleType]:
+    names = [name for name in os.getenv(PLUGINS_VARIABLE, "").split(",") if name]
+    modules = []
+    for name in names:
         try:
-            importlib.import_module(name)
+            modules.append(importlib.import_module(name))
         except ImportError as error:
             raise ConfigError(
                 f"${PLUGINS_VARIABLE} names the module {name!r}, which cannot be imported: {error}"
             ) from error
+    return modules
 
 
 def _complete(

@@ -12,6 +12,8 @@ from detectron2.engine import SimpleTrainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..modeling.losses import as_named
+
 __all__ = ["run_accumulated_step", "unwrap"]
 
 _Batch = Sequence[Mapping[str, Any]]
@@ -46,12 +48,12 @@ def run_accumulated_step(trainer: SimpleTrainer, num_batches: int) -> None:
     for i, batch in enumerate(batches):
         with _no_exchange(model) if i + 1 < num_batches else contextlib.nullcontext():
             with autocast:
-                losses = model(batch)
+                losses = as_named(model(batch), "total_loss")
             losses = {
                 name: loss * (factors[name][i] if name in factors else 1) / num_batches
                 for name, loss in losses.items()
             }
-            loss = sum(losses.values())
+            loss: Any = sum(losses.values())
             (loss if scaler is None else scaler.scale(loss)).backward()
         for name, loss in losses.items():
             total[name] = total.get(name, 0) + loss.detach()

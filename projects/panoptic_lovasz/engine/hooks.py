@@ -30,7 +30,7 @@ from ..reporting.records import add_result, read_results, remove_results, write_
 from ..reporting.report import draw_plots, write_report_page
 from ..reporting.statistics import write_data_statistics
 from ..visualization.guard import tolerate_errors
-from .writers import peak_memory_mib
+from .writers import WriterWithReaders, peak_memory_mib
 
 __all__ = [
     "BestCheckpoint",
@@ -46,7 +46,10 @@ logger = logging.getLogger(__name__)
 
 
 def with_output_hooks(
-    cfg: CfgNode, hooks: Sequence[HookBase | None], checkpointer: Checkpointer
+    cfg: CfgNode,
+    hooks: Sequence[HookBase | None],
+    checkpointer: Checkpointer,
+    early_stopping: HookBase | None = None,
 ) -> list[HookBase | None]:
     """Add this project's hooks to those of ``DefaultTrainer``, in the main process.
 
@@ -54,9 +57,14 @@ def with_output_hooks(
         cfg: the config; its ``OUTPUT`` says which.
         hooks: as ``DefaultTrainer.build_hooks`` returns them, the last writes events.
         checkpointer: saves the best model.
+        early_stopping: ends the training, in every process, when all others are done.
+
+    Returns:
+        The hooks, of which the last writes events, as ``DefaultTrainer``'s does, so that what is
+        inserted before it is written.
     """
     if not comm.is_main_process():
-        return list(hooks)
+        return [*hooks, early_stopping]
     *before, writer = hooks
     folder, period = Path(cfg.OUTPUT_DIR), cfg.TEST.EVAL_PERIOD
     added: list[HookBase] = [
@@ -68,11 +76,12 @@ def with_output_hooks(
             added.append(BestCheckpoint(period, folder, checkpointer, metric))
         if cfg.OUTPUT.NUM_PICTURES > 0:
             added.append(EvaluationPicturesHook(period, folder))
-    after = [PlotsHook(period, folder)] if cfg.OUTPUT.PLOTS else []
-    if cfg.OUTPUT.REPORT:
-        after.append(ReportHook(cfg))
-    # what is added to the storage is then written; plots and report then read what was written
-    return [*before, *added, writer, *after]
+    readers = [
+        PlotsHook(period, folder) if cfg.OUTPUT.PLOTS else None,
+        ReportHook(cfg) if cfg.OUTPUT.REPORT else None,
+        early_stopping,
+    ]
+    return [*before, *added, WriterWithReaders(writer, [hook for hook in readers if hook])]
 
 
 def _begin(cfg: CfgNode, folder: Path, start_iter: int) -> None:

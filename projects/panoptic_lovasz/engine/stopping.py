@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import DatasetError, LabelError, NonFiniteLossError
 from ..files import write_atomically
+from ..modeling.losses import as_named
 
 __all__ = ["LossWatch", "StopTogether", "interrupted_marker"]
 
@@ -59,7 +60,8 @@ class LossWatch:
 
     def _remember_losses(self, model: nn.Module, inputs: tuple, losses: Any) -> None:
         if model.training:
-            self._losses.append({name: loss.detach() for name, loss in losses.items()})
+            named = as_named(losses, "total_loss")  # the name that Detectron2 gives a single one
+            self._losses.append({name: loss.detach() for name, loss in named.items()})
 
     @contextlib.contextmanager
     def step(self, iteration: int) -> Iterator[None]:

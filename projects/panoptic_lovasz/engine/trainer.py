@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.averaged import AVERAGED_KEY
 from ..compat import ddp_on_any_device, reset_data_loader
-from ..config.checking import check_config, check_device, check_effects, check_proposals
+from ..config.checking import READ_BY, check_config, check_device, check_proposals, check_training
 from ..data import PanopticFPNDatasetMapper, build_panoptic_train_loader
 from ..data.build import clear_loader_errors, init_worker
 from ..data.evaluation_sets import check_evaluation_sets
 from ..errors import ConfigError
-from ..evaluation import build_evaluator
+from ..evaluation.build import build_evaluator, check_evaluators
 from ..files import remove_unfinished
 from ..modeling import clear_build_errors
 from .accumulating import run_accumulated_step, unwrap
@@ -58,9 +58,25 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Raises:
-            ConfigError: if ``cfg`` has a value that cannot be used, or asks for mixed precision
-                without CUDA, or for Panoptic-DeepLab.
+            ConfigError: see :meth:`check`.
             ConfigError, DatasetError: see :func:`.check_evaluation_sets`.
+        """
+        self.check(cfg)
+        check_evaluation_sets(cfg)
+        with ddp_on_any_device(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+
+    @classmethod
+    def check(cls, cfg: CfgNode) -> None:
+        """Check that this trainer can train by a config, before anything is read or written.
+
+        What a method of a subclass's own reads instead of one of this class, such as
+        ``build_optimizer``, it may read as it likes.
+
+        Raises:
+            ConfigError: if ``cfg`` has a value that cannot be used, or has no effect, or asks for
+                mixed precision without CUDA, or for Panoptic-DeepLab; if a data set of
+                DATASETS.TEST is of no type that there is an evaluator for.
         """
         check_config(cfg)
         if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
@@ -73,10 +89,15 @@ class Trainer(DefaultTrainer):
                 "does not read; train it with Detectron2's projects/Panoptic-DeepLab/train_net.py, "
                 "as docs/other_models.md says"
             )
-        check_effects(cfg)
-        check_evaluation_sets(cfg)
-        with ddp_on_any_device(cfg.MODEL.DEVICE):
-            super().__init__(cfg)
+        check_training(cfg, [name for name in READ_BY if cls._is_own(name)])
+        if not cls._is_own("build_evaluator") and not cls._is_own("test"):
+            check_evaluators(cfg)
+
+    @classmethod
+    def _is_own(cls, method: str) -> bool:
+        """Whether a subclass has a method of its own in place of this class's."""
+        own, theirs = (inspect.getattr_static(kind, method) for kind in (cls, Trainer))
+        return own is not theirs
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -170,7 +191,7 @@ class Trainer(DefaultTrainer):
         self._stop = StopTogether(self.checkpointer, self._losses)
         hooks = [timer, seed, scheduler, averaging, self._stop, *others]
         early_stopping = build_early_stopping(self.cfg, self.checkpointer)
-        return [*with_output_hooks(self.cfg, hooks, self.checkpointer), early_stopping]
+        return with_output_hooks(self.cfg, hooks, self.checkpointer, early_stopping)
 
     def _evaluate(self) -> dict:
         if self._stop.stopping:  # in the last iteration: the next start, if any, will evaluate

@@ -1,4 +1,4 @@
-"""Progress of a training in one line that a person can read."""
+"""The writers of a training's events, among them one line of progress that a person can read."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import datetime
 import logging
 import math
 import resource
+from collections.abc import Sequence
 
 import torch
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 from ..metrics import HEADLINES, TITLES, find
 
-__all__ = ["ProgressPrinter", "peak_memory_mib"]
+__all__ = ["ProgressPrinter", "WriterWithReaders", "peak_memory_mib"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,42 @@ class ProgressPrinter(EventWriter):
         latest = {name: value for name, (value, _) in storage.latest().items()}
         values = {title: find(latest, TITLES[title]) for title in HEADLINES}
         return [f"{title} {value:.1f}" for title, value in values.items() if not math.isnan(value)]
+
+
+class WriterWithReaders(PeriodicWriter):
+    """Detectron2's writer of events, and the hooks that read what it has written.
+
+    They are one, so that the writer stays the last hook: ``hooks.insert(-1, hook)`` is the usual
+    way to have what a hook of one's own puts into the storage written.
+    """
+
+    def __init__(self, writer: PeriodicWriter, readers: Sequence[HookBase]):
+        """
+        Args:
+            writer: whose writers and period are taken.
+            readers: called after it, in this order, before and after the training and each step.
+        """
+        super().__init__(writer._writers, writer._period)
+        self._readers = readers
+
+    def before_train(self) -> None:
+        """Hand the trainer on."""
+        super().before_train()
+        for reader in self._readers:
+            reader.trainer = self.trainer
+            reader.before_train()
+
+    def after_step(self) -> None:
+        """Write, if it is time to, then read."""
+        super().after_step()
+        for reader in self._readers:
+            reader.after_step()
+
+    def after_train(self) -> None:
+        """Write, then read."""
+        super().after_train()
+        for reader in self._readers:
+            reader.after_train()
 
 
 def peak_memory_mib() -> tuple[float, str]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -21,7 +21,7 @@ from .panoptic_evaluation import PanopticQualityEvaluator
 from .pictures import EvaluationPictures
 from .sem_seg_evaluation import PanopticSemSegEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = ["build_evaluator", "check_evaluators"]
 
 _PANOPTIC = ("panoptic_lovasz", "coco_panoptic_seg", "cityscapes_panoptic_seg")
 _OTHERS = ("coco", "sem_seg")
@@ -34,7 +34,8 @@ def build_evaluator(
 
     Panoptic data sets, this project's and Detectron2's own: panoptic quality (``panoptic_seg``),
     semantic segmentation with things as one class (``sem_seg``), boxes and masks (``bbox``,
-    ``segm``), all from the panoptic annotations; for a ``SemanticSegmentor`` ``sem_seg`` alone.
+    ``segm``), all from the panoptic annotations; for a ``SemanticSegmentor`` ``sem_seg`` alone, for
+    a ``GeneralizedRCNN`` boxes and masks.
     For "coco" and "sem_seg" Detectron2's evaluators.
 
     Args:
@@ -48,19 +49,36 @@ def build_evaluator(
         DatasetError: the data set has no panoptic annotations.
     """
     output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    kind = _evaluator_type(dataset_name)
     if kind in _PANOPTIC:
         evaluators = _panoptic_evaluators(cfg, dataset_name, output_folder)
     elif kind == "coco":
         evaluators = [COCOEvaluator(dataset_name, output_dir=output_folder, use_fast_impl=False)]
-    elif kind == "sem_seg":
-        evaluators = [SemSegEvaluator(dataset_name, output_dir=output_folder)]
     else:
-        raise ConfigError(
-            f"DATASETS.TEST: '{dataset_name}' has the evaluator_type {kind!r}; expected one of "
-            f"{', '.join(_PANOPTIC + _OTHERS)}"
-        )
+        evaluators = [SemSegEvaluator(dataset_name, output_dir=output_folder)]
     return DatasetEvaluators(evaluators)
+
+
+def check_evaluators(cfg: CfgNode) -> None:
+    """Check that every data set of ``cfg.DATASETS.TEST`` is of a type that is evaluated here.
+
+    Raises:
+        ConfigError: if one is not.
+    """
+    for name in cfg.DATASETS.TEST:
+        if name in DatasetCatalog.list():
+            _evaluator_type(name)
+
+
+def _evaluator_type(dataset_name: str) -> str:
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind in _PANOPTIC + _OTHERS:
+        return kind
+    raise ConfigError(
+        f"DATASETS.TEST: '{dataset_name}' has the evaluator_type {kind!r}; expected one of "
+        f"{', '.join(_PANOPTIC + _OTHERS)}. Set it: MetadataCatalog.get('{dataset_name}')"
+        ".evaluator_type = ..., or override Trainer.build_evaluator"
+    )
 
 
 def _panoptic_evaluators(
@@ -70,6 +88,9 @@ def _panoptic_evaluators(
     semantic = PanopticSemSegEvaluator(dataset_name, output_dir=output_folder, ground_truth=gt)
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":  # it predicts nothing else
         return [semantic]
+    instances = PanopticInstanceEvaluator(dataset_name, output_folder, ground_truth=gt)
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        return [instances]
     pictures = None
     if cfg.OUTPUT.NUM_PICTURES > 0:
         folder = Path(output_folder) / "pictures"
@@ -83,5 +104,5 @@ def _panoptic_evaluators(
             pictures=pictures,
         ),
         semantic,
-        PanopticInstanceEvaluator(dataset_name, output_folder, ground_truth=gt),
+        instances,
     ]

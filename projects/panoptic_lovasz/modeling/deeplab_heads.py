@@ -12,7 +12,7 @@ from detectron2.projects.deeplab.semantic_seg import DeepLabV3PlusHead
 from detectron2.projects.panoptic_deeplab.panoptic_seg import PanopticDeepLabSemSegHead
 from torch import nn
 
-from .losses import build_sem_seg_loss
+from .losses import as_named, build_sem_seg_loss
 
 __all__ = ["LovaszDeepLabV3PlusHead", "LovaszPanopticDeepLabSemSegHead"]
 
@@ -33,8 +33,8 @@ class _WithRegionLoss(nn.Module):
         """
         Args:
             input_shape: channels and stride of every input feature.
-            region_loss: maps logits at ``common_stride`` and labels to a dict of scalar losses;
-                it must hold no parameters.
+            region_loss: maps logits at ``common_stride`` and labels to a dict of scalar losses, or
+                to one; it must hold no parameters.
             **kwargs: the arguments of the head without it.
         """
         super().__init__(input_shape, **kwargs)
@@ -63,7 +63,7 @@ class _WithRegionLoss(nn.Module):
             ``loss_weight``.
         """
         own = super().losses(predictions, targets, *weights)  # type: ignore[misc]
-        region = self.region_loss(predictions, targets)
+        region = as_named(self.region_loss(predictions, targets), "loss_sem_seg_region")
         terms = {name: v * self.loss_weight for name, v in region.items() if name != _CROSS_ENTROPY}
         return {**own, **terms}
 

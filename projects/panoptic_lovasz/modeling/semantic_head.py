@@ -9,7 +9,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
-from .losses import build_sem_seg_loss
+from .losses import as_named, build_sem_seg_loss
 
 __all__ = ["LovaszSemSegFPNHead"]
 
@@ -28,7 +28,7 @@ class LovaszSemSegFPNHead(SemSegFPNHead):
         Args:
             input_shape: channels and stride of every input feature.
             loss: maps logits (B, C, h, w) at ``common_stride`` and labels (B, H, W), int64, to a
-                dict of scalar losses; it must hold no parameters.
+                dict of scalar losses, or to one; it must hold no parameters.
             **kwargs: the arguments of ``SemSegFPNHead``; ``loss_weight`` is λs, which multiplies
                 every term of ``loss``.
         """
@@ -57,10 +57,11 @@ class LovaszSemSegFPNHead(SemSegFPNHead):
             targets: labels (B, H, W), int64, in [0, C) or ``ignore_value``.
 
         Returns:
-            The terms of Ls by name, each multiplied by λs.
+            The terms of Ls by name, each multiplied by λs; a loss without names is
+            ``loss_sem_seg``, as in ``SemSegFPNHead``.
 
         Raises:
             ValueError: a label outside [0, C) that is not ``ignore_value``.
         """
-        losses = self.loss(predictions, targets)
+        losses = as_named(self.loss(predictions, targets), "loss_sem_seg")
         return {name: loss * self.loss_weight for name, loss in losses.items()}
