@@ -439,6 +439,7 @@ def test_arguments_that_cannot_be_are_errors(options, message):
     ("options", "message"),
     [
         ({"ignore_idx": 2}, "there is no option 'ignore_idx'; did you mean ignore_index"),
+        ({"qqq": 2}, "there is no option 'qqq'; there are scale_factor, ignore_index, ce_weight,"),
         ({"region": "dice"}, "region is an option of cross_entropy_region"),
         ({"region_weight": 2.0}, "region_weight is an option of .* with the weight lovasz_weight"),
         ({"ignore_index": None}, "ignore_index must be an integer, not None; a label that does n"),

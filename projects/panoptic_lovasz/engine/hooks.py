@@ -49,7 +49,7 @@ def with_output_hooks(
     cfg: CfgNode,
     hooks: Sequence[HookBase | None],
     checkpointer: Checkpointer,
-    early_stopping: HookBase | None = None,
+    early_stopping: HookBase | None,
 ) -> list[HookBase | None]:
     """Add this project's hooks to those of ``DefaultTrainer``, in the main process.
 

@@ -66,7 +66,7 @@ def check_evaluators(cfg: CfgNode) -> None:
         ConfigError: if one is not.
     """
     for name in cfg.DATASETS.TEST:
-        if name in DatasetCatalog.list():
+        if name in DatasetCatalog:  # others are told of where they are looked for
             _evaluator_type(name)
 
 

@@ -69,8 +69,9 @@ class LossOptions(NamedTuple):
         """
         for name in options:
             if name not in cls._fields:
-                near = difflib.get_close_matches(name, cls._fields, 1) or cls._fields
-                raise TypeError(f"there is no option {name!r}; did you mean {' or '.join(near)}?")
+                near = difflib.get_close_matches(name, cls._fields, 1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls._fields)}"
+                raise TypeError(f"there is no option {name!r}; {hint}")
         return cls(**options)
 
     def check(self) -> None:
