@@ -171,9 +171,12 @@ def test_files_that_exist_are_not_replaced(whole, capsys):
     ("arguments", "message"),
     [
         (["--gap", "2"], "--gap is a number from 0 on, and needs --stretch"),
-        (["--val-names", "x", "--stretch"], "--val-names goes without --group and --stretch"),
+        (["--val-names", "x", "--stretch"], "--val-names goes without --share"),
+        (["--val-names", "x", "--share", "0.5"], "--val-names goes without --share"),
+        (["--val-names", "x", "--seed", "0"], "--val-names goes without --share"),
+        (["--stretch", "--seed", "0"], "--stretch draws nothing: it goes without --seed"),
         (["--share", "1"], "argument --share: found 1, expected a number between 0 and 1"),
-        (["--val-names", "", "--group", "a"], "--val-names goes without --group and --stretch"),
+        (["--val-names", "", "--group", "a"], "--val-names goes without --share"),
         (["--val", "all.json"], "JSON, --train and --val must be three files"),
     ],
 )

@@ -180,6 +180,17 @@ def test_frames_of_several_videos_and_cameras_have_names_of_their_own_beside_ima
     assert len(set(prefixes)) == len(prefixes) == len(videos) + 1
 
 
+def test_a_camera_named_twice_or_beside_a_video_of_its_name_is_recorded_once_into_its_own_file(
+    clip,
+):
+    video = clip.with_name("camera_0.mp4")
+    video.touch()
+    streams = Inputs.from_arguments(["0", str(video), "0", "1"]).streams()
+    outputs = {source: name for source, name, _ in streams}
+    assert outputs == {video: "camera_0", 0: "camera_0_2", 1: "camera_1"}
+    assert len(streams) == 3
+
+
 def test_a_video_whose_name_an_image_begins_with_keeps_it_for_its_frames(tmp_path):
     sources = [tmp_path / name for name in ("clip.mp4", "clip_other.png", "clip_1b.png")]
     for source in sources:

@@ -22,15 +22,15 @@ class Inputs:
 
     Attributes:
         images: file -> name of its output, without folder and ending; no two are alike.
-        videos: file -> name of its output.
-        cameras: indices.
+        videos: file -> name of its output, of which no two are alike, nor one and a camera's.
+        cameras: index -> name of its output.
         truth: image file -> its dataset dict with the ground truth, where there is one.
         truth_classes: the classes of the ground truth, which need not be the model's.
     """
 
     images: dict[Path, str] = field(default_factory=dict)
     videos: dict[Path, str] = field(default_factory=dict)
-    cameras: list[int] = field(default_factory=list)
+    cameras: dict[int, str] = field(default_factory=dict)
     truth: dict[Path, dict[str, Any]] = field(default_factory=dict)
     truth_classes: PanopticClasses | None = None
 
@@ -42,11 +42,20 @@ class Inputs:
             DatasetError: if an argument stands for nothing.
         """
         is_camera = [a.isdecimal() and not Path(a).exists() for a in arguments]
-        cameras = [int(a) for a, yes in zip(arguments, is_camera, strict=True) if yes]
+        cameras = {
+            int(a): Path(f"camera_{int(a)}")
+            for a, yes in zip(arguments, is_camera, strict=True)
+            if yes
+        }
         files = find_files([a for a, yes in zip(arguments, is_camera, strict=True) if not yes])
         videos = [f for f in files if f.suffix.lower() in VIDEO_SUFFIXES]
         images = [f for f in files if f.suffix.lower() not in VIDEO_SUFFIXES]
-        return cls(_unique_names(images), _unique_names(videos), cameras)
+        names = _unique_names([*videos, *cameras.values()])
+        return cls(
+            _unique_names(images),
+            {video: names[video] for video in videos},
+            {index: names[camera] for index, camera in cameras.items()},
+        )
 
     @classmethod
     def from_dataset(cls, name: str) -> Inputs:
@@ -76,8 +85,7 @@ class Inputs:
         stems = [Path(name).with_suffix("").as_posix() for name in self.coco_names().values()]
         numbered = (re.fullmatch("(.*?)[0-9]+", stem, re.DOTALL) for stem in stems)
         taken = {match[1] for match in numbered if match}
-        names: list[tuple[Path | int, str]] = [*self.videos.items()]
-        names += [(index, f"camera_{index}") for index in self.cameras]
+        names: list[tuple[Path | int, str]] = [*self.videos.items(), *self.cameras.items()]
         streams = []
         for source, name in names:
             prefix = f"{name}_"
