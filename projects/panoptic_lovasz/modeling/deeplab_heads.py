@@ -37,7 +37,7 @@ class _WithRegionLoss(nn.Module):
                 to one; it must hold no parameters.
             **kwargs: the arguments of the head without it.
         """
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape=input_shape, **kwargs)
         self.region_loss = region_loss
 
     @classmethod

@@ -32,7 +32,7 @@ class LovaszSemSegFPNHead(SemSegFPNHead):
             **kwargs: the arguments of ``SemSegFPNHead``; ``loss_weight`` is λs, which multiplies
                 every term of ``loss``.
         """
-        super().__init__(input_shape, **kwargs)
+        super().__init__(input_shape=input_shape, **kwargs)
         self.loss = loss
 
     @classmethod
