@@ -233,6 +233,7 @@ def _message(error: Exception, cfg: CN) -> str:
         paths = [itertools.accumulate(key.split("."), "{}.{}".format) for key in flatten(cfg)]
         similar = difflib.get_close_matches(unknown[1], {*itertools.chain(*paths)}, n=1)
         text += f"; did you mean {similar[0]}?" if similar else ""
+        text += f" (a plugin's key needs the plugin in ${PLUGINS_VARIABLE})"
     mismatch = _TYPE_MISMATCH.fullmatch(text)
     if mismatch:
         expected, found, default, value, key = mismatch.groups()
