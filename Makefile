@@ -58,7 +58,7 @@ gpu-wheels: setup  ## Put what a GPU machine without network lacks into .gpu/whe
 	cp .build/*+*.whl .gpu/wheels/
 	du -sh .gpu/wheels
 
-gpu-check:  ## On a machine with a GPU: check, measure and train; ARGS="--parts correctness", --dry
+gpu-check:  ## On a machine with a GPU: check, measure and train; ARGS=--dry or "--parts correctness"
 	$(GPU_PYTHON) dev/gpu_check.py $(ARGS)
 
 lock:  ## Pin dev/requirements/*.in in requirements*.txt (developers; needs uv)

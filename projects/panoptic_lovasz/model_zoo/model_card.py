@@ -161,7 +161,8 @@ predictor("photo.jpg").save("prediction.png")
 python demo.py --checkpoint {files.safetensors.name} --input photo.jpg --output pictures/
 ```
 
-The file holds the config and the classes.{_stock_use(files)}"""
+The file holds the config and the classes; in a model zoo its name, `{files.info.name}`, does for
+its path.{_stock_use(files)}"""
 
 
 def _stock_use(files: PublishedFiles) -> str:
