@@ -37,6 +37,7 @@ class _WithRegionLoss(nn.Module):
                 to one; it must hold no parameters.
             **kwargs: the arguments of the head without it.
         """
+        # by name: in first place a mapping of a Python config would be taken for the config
         super().__init__(input_shape=input_shape, **kwargs)
         self.region_loss = region_loss
 

@@ -32,6 +32,7 @@ class LovaszSemSegFPNHead(SemSegFPNHead):
             **kwargs: the arguments of ``SemSegFPNHead``; ``loss_weight`` is λs, which multiplies
                 every term of ``loss``.
         """
+        # by name: in first place a mapping of a Python config would be taken for the config
         super().__init__(input_shape=input_shape, **kwargs)
         self.loss = loss
 
