@@ -1,10 +1,18 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from detectron2.config import LazyCall, instantiate
+from detectron2.model_zoo import get_config
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from panoptic_lovasz.errors import DatasetError
+from panoptic_lovasz.merging import CombineRules
+
+OTHER_MODELS = Path(__file__).resolve().parents[2] / "docs/other_models.md"
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +126,33 @@ def test_inference_returns_what_detectron2_returns(model):
     assert panoptic_seg.shape == (128, 192) and panoptic_seg.dtype == torch.int32
     assert {s["id"] for s in segments_info} == set(panoptic_seg.unique().tolist()) - {0}
     assert result["sem_seg"].shape[1:] == (128, 192)
+
+
+@pytest.fixture
+def lazy_model():
+    """The Python config that the page shows."""
+    section = OTHER_MODELS.read_text(encoding="utf-8").partition("## Python configs")[2]
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", section, re.DOTALL)[1], names)
+    return names["model"]
+
+
+def test_a_python_config_makes_detectron2s_model_with_the_lovasz_terms(lazy_model):
+    stock = instantiate(get_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.py").model)
+    ours = instantiate(lazy_model)
+    ours.load_state_dict(stock.state_dict())
+    item = _item(torch.arange(64 * 96).reshape(64, 96) % 54)
+    torch.manual_seed(1)  # regions are drawn
+    expected = stock.train()([item])
+    torch.manual_seed(1)
+    losses = ours.train()([item])
+    expected["loss_sem_seg_ce"] = expected.pop("loss_sem_seg")
+    lovasz = [losses.pop(name) for name in ("loss_sem_seg_lovasz", "loss_mask_lovasz")]
+    assert all(0 < value < 1 for value in lovasz)
+    torch.testing.assert_close(losses, expected)
+    assert "panoptic_seg" in ours.eval()([item])[0]
+
+
+def test_a_python_config_sets_the_rules_of_merging(lazy_model):
+    lazy_model.combine_rules = LazyCall(CombineRules)(stuff_area_limit=7)
+    assert instantiate(lazy_model).combine_rules.stuff_area_limit == 7

@@ -34,7 +34,7 @@ class LovaszMaskHead(MaskRCNNConvUpsampleHead):
                 computed.
             **kwargs: the arguments of ``MaskRCNNConvUpsampleHead``.
         """
-        super().__init__(input_shape=input_shape, **kwargs)
+        super().__init__(input_shape, **kwargs)
         self.lovasz_weight = lovasz_weight
 
     @classmethod

@@ -34,10 +34,12 @@ def _parser() -> argparse.ArgumentParser:
     add("json", type=Path, metavar="JSON", help="panoptic JSON of the whole")
     add("--train", required=True, type=Path, metavar="FILE", help="JSON to write")
     add("--val", required=True, type=Path, metavar="FILE", help="JSON to write")
-    add("--share", type=_share, metavar="S", help=f"part for evaluation ({_SHARE})")
+    text = "part for evaluation (%(default)s)"
+    add("--share", type=_share, default=_SHARE, metavar="S", help=text)
     text = "images in whose names this finds the same text stay together (none: each for itself)"
     add("--group", default="", metavar="REGEX", help=text)
-    add("--seed", type=int, metavar="N", help=f"of the drawing of groups ({_SEED})")
+    text = "of the drawing of groups (%(default)s)"
+    add("--seed", type=int, default=_SEED, metavar="N", help=text)
     text = "hold out the middle of each group, by file name (no group: of all), not whole groups"
     add("--stretch", action="store_true", help=text)
     text = "images on each side of a stretch that are left out of both (%(default)s)"
@@ -82,11 +84,11 @@ def _run(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     if args.gap < 0 or (args.gap and not args.stretch):
         raise argparse.ArgumentError(None, "--gap is a number from 0 on, and needs --stretch")
-    draws = args.share is not None or args.seed is not None
+    draws = (args.share, args.seed) != (_SHARE, _SEED)
     if args.val_names is not None and (draws or args.group or args.stretch):
         text = "--val-names goes without --share, --seed, --group and --stretch"
         raise argparse.ArgumentError(None, text)
-    if args.stretch and args.seed is not None:
+    if args.stretch and args.seed != _SEED:
         raise argparse.ArgumentError(None, "--stretch draws nothing: it goes without --seed")
     if len({file.resolve() for file in (args.json, args.train, args.val)}) < 3:
         raise argparse.ArgumentError(None, "JSON, --train and --val must be three files")
@@ -112,14 +114,12 @@ def _choose(
 
     if args.val_names is not None:
         return read_names(args.val_names, names), ()
-    share = _SHARE if args.share is None else args.share
     if args.stretch:
-        return hold_out_stretches(group_names(names, args.group), share, args.gap)
+        return hold_out_stretches(group_names(names, args.group), args.share, args.gap)
     groups = group_names(names, args.group or ".+")
     if args.group:
         print(f"{len(groups)} groups of images")
-    seed = _SEED if args.seed is None else args.seed
-    return hold_out_groups(groups, share, seed), ()
+    return hold_out_groups(groups, args.share, args.seed), ()
 
 
 if __name__ == "__main__":
